@@ -1,0 +1,98 @@
+import { lstatSync, readFileSync, realpathSync, statSync } from 'node:fs';
+import { isIP } from 'node:net';
+import { basename, dirname, isAbsolute, join, normalize } from 'node:path';
+import { z } from 'zod';
+import { parseYamlWith } from './definition';
+import { sizeSchema } from './size';
+
+const absolutePath = z.string().refine((path) => isAbsolute(path) && normalize(path) === path.replace(/(.)\/$/, '$1') && !/[\0\n,]/.test(path), 'give an absolute path without "..", comma or trailing slash');
+
+/** One host agent's configuration: what it may touch, and where others reach it. */
+export const hostConfigSchema = z.strictObject({
+  /** The host's name; also its Temporal task queue. */
+  name: z.string().regex(/^[a-z0-9][a-z0-9.-]{0,62}$/, 'a host name has up to 63 lower-case letters, digits, "." or "-"'),
+  /** The IP address that other hosts' QEMUs and agents use to reach this one: disks, memory and the lease. */
+  address: z.string().refine((address) => isIP(address) !== 0, 'give an IPv4 or IPv6 address without brackets'),
+  /** Where Temporal is; without it, the standard TEMPORAL_* environment and profiles (`temporal env`) decide. */
+  temporal: z.strictObject({ address: z.string(), namespace: z.string().default('default') }).optional(),
+  /** Survives a reboot: definitions, who owns which guest, what an attempt made. */
+  stateDir: absolutePath,
+  /** Sockets, pid files and logs of running guests. Short: a UNIX socket's path has 107 bytes at most. */
+  runDir: absolutePath,
+  /** The folders that definitions may name. Nothing outside them is read or written for a guest. */
+  roots: z.record(
+    z.string().regex(/^[a-z][a-z0-9-]*$/).refine((name) => name !== 'run' && name !== 'name', '"run" and "name" are taken'),
+    z.union([absolutePath.transform((path) => ({ path, blockDevices: false })), z.strictObject({ path: absolutePath, blockDevices: z.boolean().default(false) })]),
+  ),
+  binaries: z
+    .strictObject({
+      qemu: z.array(absolutePath).min(1).default(['/usr/bin/qemu-system-x86_64']),
+      storageDaemon: absolutePath.default('/usr/bin/qemu-storage-daemon'),
+      qemuImg: absolutePath.default('/usr/bin/qemu-img'),
+    })
+    .prefault({}),
+  /** TCP ports for incoming disks, memory and leases, both ends included. */
+  ports: z.strictObject({ from: z.int().min(1024).max(65535), to: z.int().min(1024).max(65535) }).refine(({ from, to }) => to >= from + 2, 'the range needs at least 3 ports').default({ from: 49152, to: 49407 }),
+  /** Memory for guests in bytes; default: what the kernel says is available. */
+  memory: sizeSchema.optional(),
+  /** Further `-chroot` and `-runas` for guests started here, as an adopted guest's command line may carry them. */
+  chroot: absolutePath.optional(),
+  runAs: z.string().regex(/^[a-z_][a-z0-9_-]*$/).optional(),
+});
+
+export type HostConfig = z.output<typeof hostConfigSchema>;
+
+/** Reads an agent's configuration. Throws `InvalidDefinition`. */
+export function readHostConfig(path: string): HostConfig {
+  return parseYamlWith(hostConfigSchema, readFileSync(path, 'utf8'), path);
+}
+
+/** A path that leads out of the configured roots, or is not what it must be. */
+export class PathRefused extends Error {
+  override readonly name = 'PathRefused';
+}
+
+/** The guest's run folder on this host. */
+export function runFolder(config: HostConfig, guest: string): string {
+  return join(config.runDir, guest);
+}
+
+/**
+ * The real path of `${root}/relative` on this host. Throws `PathRefused` if the root is unknown here, or if symbolic links lead out
+ * of it (only a root with `blockDevices: true` may hold links, and only to block devices below /dev).
+ */
+export function resolvePath(config: HostConfig, guest: string, portable: string): string {
+  const match = /^\$\{([a-z][a-z0-9-]*)\}\/(.+)$/.exec(portable);
+  if (!match) throw new PathRefused(`"${portable}" is not of the form "\${root}/name"`);
+  const [, root, relative] = match as unknown as [string, string, string];
+  if (/[\0\n,]/.test(relative) || relative.split('/').some((part) => part === '..' || part === '.' || part === '')) throw new PathRefused(`"${portable}" must not contain "..", an empty part, a comma or control characters`);
+  if (root === 'run') return join(runFolder(config, guest), relative);
+  const folder = config.roots[root];
+  if (!folder) throw new PathRefused(`"${portable}": host ${config.name} has no root "${root}" (it has ${Object.keys(config.roots).join(', ') || 'none'}): add it to roots in its configuration`);
+  const path = join(folder.path, relative);
+  const real = realPathOfLongestExisting(path);
+  if (real === join(realPathOfLongestExisting(folder.path), relative)) return path;
+  if (folder.blockDevices && real.startsWith('/dev/') && lstatSync(path).isSymbolicLink() && statSync(path).isBlockDevice()) return path;
+  throw new PathRefused(`"${portable}" leads to ${real}, outside the root "${root}" (${folder.path}) of host ${config.name}`);
+}
+
+function realPathOfLongestExisting(path: string): string {
+  try {
+    return realpathSync(path);
+  } catch {
+    if (path === '/') return path;
+    return join(realPathOfLongestExisting(dirname(path)), basename(path));
+  }
+}
+
+/** Replaces `${run}`, `${name}` and `${root}` in one argument. Throws `PathRefused` for an unknown placeholder, or a path that leaves its root. */
+export function expandArgument(config: HostConfig, guest: string, argument: string): string {
+  return argument.replace(/\$\{([a-z][a-z0-9-]*)\}((?:\/[^,\0\s]*)?)/g, (_all, name: string, rest: string) => {
+    if (name === 'name') return guest + rest;
+    if (rest) return resolvePath(config, guest, `\${${name}}${rest}`);
+    if (name === 'run') return runFolder(config, guest);
+    const root = config.roots[name];
+    if (!root) throw new PathRefused(`argument "${argument}": host ${config.name} has no root "${name}"`);
+    return root.path;
+  });
+}
