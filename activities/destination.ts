@@ -1,0 +1,116 @@
+import { rm } from 'node:fs/promises';
+import { movingDisks } from '../hypervisor/definition';
+import type { DestinationAttempt } from '../hypervisor/guest-store';
+import type { Host } from '../hypervisor/host';
+import { runFolder } from '../hypervisor/host-config';
+import { createImage, deleteMade } from '../hypervisor/images';
+import { type GuestPlan, inspectDestination, type Findings } from '../hypervisor/preflight';
+import { ensureExports, type Exports, stopStorageDaemon } from '../hypervisor/storage-daemon';
+import { destinationAttempt, destroyIncoming, openIncoming, takeOver, type TakeOverResult } from '../hypervisor/takeover';
+import { type HostDependencies, type MigrationRef, runStep } from './context';
+
+/** The destination's steps: each does what is missing, and each undo may find nothing to undo. */
+export function destinationActivities(deps: HostDependencies) {
+  const { host, lease } = deps;
+  const { store } = host;
+  return {
+    /** Everything at the destination that could stop this guest from coming. Changes nothing. */
+    async inspectDestination(input: MigrationRef & { plan: GuestPlan }): Promise<Findings> {
+      return await runStep(deps, 'preflight', input, () => inspectDestination(host, input.plan, input.attempt));
+    },
+
+    /** Makes the guest known here, not startable (R10), with empty images of the same size. */
+    async prepareDestination(input: MigrationRef & { plan: GuestPlan }): Promise<void> {
+      await runStep(deps, 'prepare', input, async ({ log }) => {
+        const { guest, attempt, from, plan } = input;
+        const leftover = store.attempt(guest);
+        if (leftover?.role === 'destination' && leftover.attempt !== attempt) {
+          log.info({ leftover: leftover.attempt }, 'removes what an earlier attempt left here');
+          await discard(host, guest, leftover);
+        }
+        if (!store.attempt(guest)) await store.setAttempt(guest, { role: 'destination', attempt, from, memoryBytes: plan.definition.memory, made: [] });
+        await store.setOwnership(guest, { state: 'incoming', attempt, from });
+        await store.setDefinition(plan.definition);
+        for (const disk of plan.disks) {
+          const path = host.path(guest, disk.path);
+          if (disk.blockDevice || destinationAttempt(host, guest, attempt).made.includes(path)) continue;
+          await createImage(host, path, disk.format, disk.sizeBytes, attempt, async (made) => {
+            const record = destinationAttempt(host, guest, attempt);
+            await store.setAttempt(guest, { ...record, made: [...record.made, made] });
+          });
+        }
+      });
+    },
+
+    /** Undo of `prepareDestination`: nothing of the attempt remains here. Refuses if the guest has arrived. */
+    async discardDestination(input: MigrationRef): Promise<void> {
+      await runStep(deps, 'cleanup', input, async () => {
+        const record = store.attempt(input.guest);
+        if (record?.role !== 'destination' || record.attempt !== input.attempt) return;
+        await discard(host, input.guest, record);
+      });
+    },
+
+    /** One writable NBD export a disk, in a storage daemon that outlives any try to move the memory. */
+    async exportDisks(input: MigrationRef & { plan: GuestPlan; bandwidthBytesPerSecond?: number }): Promise<Exports> {
+      return await runStep(deps, 'export', input, async () => {
+        const { guest, attempt, plan } = input;
+        const disks = plan.disks.map((disk) => ({ ...disk, path: host.path(guest, disk.path) }));
+        return await ensureExports(host, guest, disks, input.bandwidthBytesPerSecond, destinationAttempt(host, guest, attempt).nbdPort, async (nbdPort) => {
+          await store.setAttempt(guest, { ...destinationAttempt(host, guest, attempt), nbdPort });
+        });
+      });
+    },
+
+    async stopExports(input: MigrationRef): Promise<void> {
+      await runStep(deps, 'cleanup', input, async () => {
+        if (store.attempt(input.guest)?.attempt === input.attempt) await stopStorageDaemon(host, input.guest);
+      });
+    },
+
+    /** A QEMU that waits for the guest's memory; says where it listens, and where the source finds the lease. */
+    async openIncoming(input: MigrationRef): Promise<{ host: string; port: number; leasePort: number }> {
+      return await runStep(deps, 'memory', input, async () => ({
+        host: host.config.address,
+        port: await openIncoming(host, input.guest, input.attempt),
+        leasePort: lease.port,
+      }));
+    },
+
+    async destroyIncoming(input: MigrationRef): Promise<void> {
+      await runStep(deps, 'memory', input, () => destroyIncoming(host, input.guest, input.attempt));
+    },
+
+    /** Waits for the whole guest and runs it at once; in flight while the source hands it over. */
+    async receive(input: MigrationRef): Promise<TakeOverResult> {
+      return await runStep(deps, 'switchover', input, ({ ended }) => takeOver(host, lease, input.guest, input.attempt, ended));
+    },
+
+    /** What this host knows of the guest, for the ownership table. */
+    async destinationState(input: MigrationRef): Promise<{ alive: boolean; marker: boolean }> {
+      return await runStep(deps, 'switchover', input, async () => {
+        const ownership = store.ownership(input.guest);
+        return { alive: host.process(input.guest) !== undefined, marker: ownership?.state === 'owner' && ownership.attempt === input.attempt };
+      });
+    },
+
+    /** The guest lives here now: ends the storage daemon and forgets the attempt. */
+    async settleDestination(input: MigrationRef): Promise<void> {
+      await runStep(deps, 'cleanup', input, async () => {
+        await stopStorageDaemon(host, input.guest);
+        if (store.attempt(input.guest)?.attempt === input.attempt) await store.setAttempt(input.guest, undefined);
+        await deps.announce();
+      });
+    },
+  };
+}
+
+async function discard(host: Host, guest: string, record: DestinationAttempt): Promise<void> {
+  await destroyIncoming(host, guest, record.attempt);
+  await stopStorageDaemon(host, guest);
+  const definition = host.store.definition(guest);
+  const planned = definition ? movingDisks(definition).map((disk) => host.path(guest, disk.path)) : [];
+  await deleteMade(record.made, planned, record.attempt);
+  await rm(runFolder(host.config, guest), { recursive: true, force: true });
+  await host.store.remove(guest);
+}

@@ -1,0 +1,9 @@
+import type { HostDependencies } from './context';
+import { destinationActivities } from './destination';
+import { guestActivities } from './guests';
+import { sourceActivities } from './source';
+
+/** All that a host agent can be asked to do. */
+export function createHostActivities(deps: HostDependencies) {
+  return { ...sourceActivities(deps), ...destinationActivities(deps), ...guestActivities(deps) };
+}

@@ -1,0 +1,99 @@
+import { realpathSync } from 'node:fs';
+import { mkdir, rm } from 'node:fs/promises';
+import { basename } from 'node:path';
+import { setTimeout as delay } from 'node:timers/promises';
+import { QmpError } from '../qmp/errors';
+import type { QmpMonitor } from '../qmp/monitor';
+import { qemuArguments } from './command-line';
+import type { Definition } from './definition';
+import { GuestStateError, type Host } from './host';
+import { runFolder } from './host-config';
+import { logTail, processExit, startDetached, terminate } from './processes';
+
+/** The configured binary with this name. Only binaries that the host's configuration lists are ever run. */
+export function emulatorPath(host: Host, emulator: string): string {
+  const path = host.config.binaries.qemu.find((binary) => basename(binary) === emulator);
+  if (!path) throw new GuestStateError(`host ${host.name} lists no ${emulator} (binaries.qemu: ${host.config.binaries.qemu.join(', ')})`);
+  return realpathSync(path);
+}
+
+/**
+ * Starts the guest's QEMU on this host, or finds it running. QEMU's lock on its pid file makes a second one impossible. `incoming`
+ * gives one that waits for `migrate-incoming`. It outlives the agent. Throws `ProcessFailed` with QEMU's own words if it ends at start.
+ */
+export async function ensureQemu(host: Host, definition: Definition, incoming: boolean): Promise<QmpMonitor> {
+  const guest = definition.name;
+  if (!host.process(guest)) {
+    await mkdir(runFolder(host.config, guest), { recursive: true, mode: 0o700 });
+    const args = qemuArguments(host.config, definition, { incoming });
+    const logFile = host.runFile(guest, 'qemu.log');
+    await startDetached(emulatorPath(host, definition.emulator), args, logFile, (signal) => monitorReady(host, guest, signal));
+  }
+  const monitor = host.monitor(guest);
+  await monitor.connection();
+  return monitor;
+}
+
+/** QEMU makes its monitor before it opens its disks and writes its pid file; it is up when that file is there and QMP answers. */
+async function monitorReady(host: Host, guest: string, signal: AbortSignal): Promise<void> {
+  for (;;) {
+    signal.throwIfAborted();
+    if (host.process(guest)) {
+      try {
+        await host.monitor(guest).execute('query-status', undefined, { timeoutMs: 20_000, signal });
+        return;
+      } catch (error) {
+        if (!(error instanceof QmpError)) throw error;
+      }
+    }
+    await delay(5, undefined, { signal });
+  }
+}
+
+/** Starts a guest that this host owns (R10). Throws `GuestStateError` if another host may run it. */
+export async function startGuest(host: Host, guest: string): Promise<void> {
+  const definition = host.definition(guest);
+  const ownership = host.store.ownership(guest);
+  if (ownership?.state === 'handed-over') {
+    throw new GuestStateError(`guest "${guest}" was handed over to ${ownership.to} (attempt ${ownership.attempt}): ${ownership.to} owns it unless its migration says otherwise; starting it here could make two copies`);
+  }
+  if (ownership?.state !== 'owner') throw new GuestStateError(`guest "${guest}" is on its way to ${host.name} and not startable before it has arrived`);
+  const monitor = await ensureQemu(host, definition, false);
+  const { status } = await monitor.execute('query-status');
+  if (status === 'prelaunch') await monitor.execute('cont');
+}
+
+/** Powers the guest off: asks its system for `graceMs`, then quits QEMU. Throws `GuestStateError` while it is being moved. */
+export async function stopGuest(host: Host, guest: string, graceMs: number): Promise<void> {
+  host.definition(guest);
+  const attempt = host.store.attempt(guest);
+  if (attempt) throw new GuestStateError(`guest "${guest}" is being moved ${attempt.role === 'source' ? `to ${attempt.to}` : `from ${attempt.from}`}: cancel its migration first`);
+  const process = host.process(guest);
+  if (!process) return;
+  if (graceMs > 0) {
+    await host.monitor(guest).execute('system_powerdown');
+    await processExit(process, AbortSignal.timeout(graceMs)).catch(() => undefined);
+  }
+  await quitQemu(host, guest);
+}
+
+/**
+ * Ends the guest's QEMU on this host; nothing happens if none runs. The caller knows that this copy is not needed. The run folder is
+ * removed, unless a storage daemon still lives there.
+ */
+export async function quitQemu(host: Host, guest: string, folder: 'keep-folder' | 'remove-folder' = 'remove-folder'): Promise<void> {
+  const process = host.process(guest);
+  if (process) {
+    const monitor = host.monitor(guest);
+    // A QEMU whose main loop hangs does not answer: SIGTERM, then SIGKILL, end it all the same.
+    await monitor.execute('quit', undefined, { timeoutMs: 2_000 }).catch(() => undefined);
+    await processExit(process, AbortSignal.timeout(3_000)).catch(() => terminate(process, 2_000));
+    host.monitors.forget(monitor.path);
+  }
+  if (folder === 'remove-folder') await rm(runFolder(host.config, guest), { recursive: true, force: true });
+}
+
+/** What QEMU printed last, for the message of an error about its end. */
+export function qemuLastWords(host: Host, guest: string): string {
+  return logTail(host.runFile(guest, 'qemu.log'));
+}

@@ -1,0 +1,106 @@
+import type { QmpConnection } from '../qmp/connection';
+import { QmpTimeout } from '../qmp/errors';
+
+export interface MigrationSettings {
+  /** Where the destination's QEMU listens; an IPv6 address without brackets. */
+  host: string;
+  port: number;
+  /** Bytes a second for memory; undefined: as fast as the link. */
+  bandwidthBytesPerSecond?: number;
+  /** QEMU pauses the guest when what remains can be sent in this time; at least 1 (facts/qemu.md §3: 0 is a trap). */
+  downtimeLimitMs: number;
+}
+
+/** `tcp:` needs a URI, so here, and only here, IPv6 has brackets. */
+export function migrationUri(host: string, port: number): string {
+  return `tcp:${host.includes(':') ? `[${host}]` : host}:${port}`;
+}
+
+/**
+ * Capabilities of the source. `return-path` stays off (R2): then a source that fails could not hand over the whole stream.
+ * `pause-before-switchover` gives the window in which mirrors are finished; `events` says when it opens.
+ */
+const SOURCE_CAPABILITIES = { 'pause-before-switchover': true, events: true, 'return-path': false, 'postcopy-ram': false } as const;
+
+/** `late-block-activate`: the images are not touched before `cont`, by when the exports are gone. */
+const DESTINATION_CAPABILITIES = { events: true, 'late-block-activate': true, 'return-path': false } as const;
+
+/** QEMU takes no 0 for "no limit", and its default of 128 MiB/s is one. */
+const UNLIMITED = 2 ** 40;
+
+async function setCapabilities(qmp: QmpConnection, wanted: Record<string, boolean>): Promise<void> {
+  const known = new Set((await qmp.execute('query-migrate-capabilities')).map(({ capability }) => capability));
+  const capabilities = Object.entries(wanted).filter(([capability]) => known.has(capability)).map(([capability, state]) => ({ capability, state }));
+  await qmp.execute('migrate-set-capabilities', { capabilities });
+}
+
+/** Starts to send the guest's memory. */
+export async function beginMigration(qmp: QmpConnection, settings: MigrationSettings): Promise<void> {
+  await setCapabilities(qmp, SOURCE_CAPABILITIES);
+  await qmp.execute('migrate-set-parameters', {
+    'max-bandwidth': settings.bandwidthBytesPerSecond ?? UNLIMITED,
+    'downtime-limit': Math.max(1, Math.round(settings.downtimeLimitMs)),
+  });
+  await qmp.execute('migrate', { uri: migrationUri(settings.host, settings.port) }, { timeoutMs: 60_000 });
+}
+
+/** Prepares an incoming QEMU and lets it listen. Throws `QmpCommandFailed` if the port is taken. */
+export async function listenForMigration(qmp: QmpConnection, host: string, port: number): Promise<void> {
+  await setCapabilities(qmp, DESTINATION_CAPABILITIES);
+  await qmp.execute('migrate-incoming', { uri: migrationUri(host, port) });
+}
+
+export type OutgoingState = 'none' | 'active' | 'pre-switchover' | 'continued' | 'completed' | 'failed' | 'cancelled';
+
+/** What a status means; one that a newer QEMU invented means "still going". */
+export function outgoingState(status: string | undefined): OutgoingState {
+  switch (status) {
+    case undefined:
+    case 'none':
+      return 'none';
+    case 'completed':
+    case 'failed':
+    case 'cancelled':
+    case 'pre-switchover':
+      return status;
+    case 'device':
+      return 'continued';
+    default:
+      return 'active';
+  }
+}
+
+/**
+ * Where this QEMU's outgoing migration stands. A guest that *came* here by a migration reports that one's `completed`; only the run
+ * state `postmigrate` says that this QEMU has handed its guest over.
+ */
+export async function migrationState(qmp: QmpConnection): Promise<OutgoingState> {
+  const [{ status }, run] = await Promise.all([qmp.execute('query-migrate'), qmp.execute('query-status')]);
+  const state = outgoingState(status);
+  return state === 'completed' && run.status !== 'postmigrate' ? 'none' : state;
+}
+
+/** Cancels the migration and waits until the guest is the source's again. A QEMU that hangs is freed out of band after `hangMs`. Nothing happens if none is under way. */
+export async function cancelMigration(qmp: QmpConnection, hangMs: number): Promise<void> {
+  const events = qmp.listen('MIGRATION');
+  try {
+    const cancel = () => qmp.execute('migrate_cancel', undefined, { timeoutMs: hangMs });
+    await cancel().catch(async (error: unknown) => {
+      if (!(error instanceof QmpTimeout)) throw error;
+      await yankMigration(qmp);
+    });
+    for (;;) {
+      const state = await migrationState(qmp);
+      if (state !== 'active' && state !== 'pre-switchover' && state !== 'continued') return;
+      await events.next({ timeoutMs: 10 * hangMs });
+    }
+  } finally {
+    events.close();
+  }
+}
+
+/** Cuts the migration's connection out of band: works while QEMU's main loop hangs. */
+export async function yankMigration(qmp: QmpConnection): Promise<void> {
+  const instances = (await qmp.executeOob('query-yank')).filter(({ type }) => type === 'migration');
+  if (instances.length > 0) await qmp.executeOob('yank', { instances });
+}

@@ -1,0 +1,197 @@
+import type { QmpConnection } from '../qmp/connection';
+import { QmpCommandFailed } from '../qmp/errors';
+import type { QmpMonitor } from '../qmp/monitor';
+
+/** One disk to be copied from a running QEMU to an NBD export. */
+export interface MirrorTarget {
+  id: string;
+  /** What `blockdev-mirror` calls the source: a device or a root node. */
+  device: string;
+  sizeBytes: number;
+  host: string;
+  port: number;
+  exportName: string;
+}
+
+/** A mirror as `query-block-jobs` and `query-jobs` show it. */
+export interface MirrorState {
+  id: string;
+  job: string;
+  /** Latched: says that the mirror *once* caught up (R1). */
+  ready: boolean;
+  /** Its work is over: with `error` it failed, without it may still be incomplete: see `finishMirrors`. */
+  concluded: boolean;
+  error?: string;
+  offsetBytes: number;
+  lengthBytes: number;
+  remainingBytes: number;
+}
+
+/** A mirror that ended before its time, or ended without having copied everything. */
+export class MirrorFailed extends Error {
+  override readonly name = 'MirrorFailed';
+}
+
+/** Whatever an attempt makes inside QEMU begins with this, so that leftovers can be told from everybody else's nodes and jobs. */
+export const OURS = 'vmferry-';
+
+/** QEMU allows 31 characters in a node name. */
+export function mirrorNames(attempt: string, index: number) {
+  return { job: `${OURS}job-${attempt}-${index}`, node: `${OURS}nbd-${attempt}-${index}`, filter: `${OURS}top-${attempt}-${index}` };
+}
+
+/** A connect that is not answered ends after this; QMP is blocked meanwhile. */
+const CONNECT_SECONDS = 10;
+/** Cuts shorter than this are hidden from the job. */
+const RECONNECT_SECONDS = 10;
+
+const DEADLINE = { timeoutMs: 60_000 };
+
+/**
+ * Ensures the NBD node of each target and a mirror onto it. `sync: 'none'` re-arms a mirror that has just ended while the guest is
+ * paused: it copies only what is written from now on, and is sound because nothing was written in between (facts/qemu.md §2).
+ */
+export async function ensureMirrors(qmp: QmpMonitor | QmpConnection, targets: MirrorTarget[], attempt: string, sync: 'full' | 'none'): Promise<void> {
+  const jobs = new Set((await qmp.execute('query-jobs')).map(({ id }) => id));
+  const nodes = new Set((await qmp.execute('query-named-block-nodes', { flat: true })).map((node) => node['node-name']));
+  await Promise.all(
+    targets.map(async (target, index) => {
+      const { job, node, filter } = mirrorNames(attempt, index);
+      if (jobs.has(job)) return;
+      if (!nodes.has(node)) {
+        await qmp.execute(
+          'blockdev-add',
+          {
+            driver: 'nbd',
+            'node-name': node,
+            // An address, not a URI: no brackets around IPv6.
+            server: { type: 'inet', host: target.host, port: String(target.port) },
+            export: target.exportName,
+            'open-timeout': CONNECT_SECONDS,
+            'reconnect-delay': RECONNECT_SECONDS,
+            discard: 'unmap',
+            'detect-zeroes': 'unmap',
+          },
+          DEADLINE,
+        );
+      }
+      await qmp.execute(
+        'blockdev-mirror',
+        { 'job-id': job, device: target.device, target: node, sync, 'filter-node-name': filter, 'auto-dismiss': false, 'on-source-error': 'report', 'on-target-error': 'report' },
+        DEADLINE,
+      );
+    }),
+  );
+}
+
+/** The state of each target's mirror. Throws `MirrorFailed` if one is not there at all. */
+export async function mirrorStates(qmp: QmpMonitor | QmpConnection, targets: MirrorTarget[], attempt: string): Promise<MirrorState[]> {
+  const [blockJobs, jobs] = await Promise.all([qmp.execute('query-block-jobs'), qmp.execute('query-jobs')]);
+  return targets.map(({ id }, index) => {
+    const { job } = mirrorNames(attempt, index);
+    const state = jobs.find((one) => one.id === job);
+    const block = blockJobs.find((one) => one.device === job);
+    if (!state) throw new MirrorFailed(`the mirror of disk ${id} is gone: somebody dismissed its job ${job}`);
+    const offsetBytes = state['current-progress'];
+    const lengthBytes = state['total-progress'];
+    return {
+      id,
+      job,
+      ready: block?.ready ?? false,
+      concluded: state.status === 'concluded',
+      ...(state.error !== undefined && { error: state.error }),
+      offsetBytes,
+      lengthBytes,
+      remainingBytes: lengthBytes - offsetBytes,
+    };
+  });
+}
+
+/** Throws `MirrorFailed` with QEMU's reason if a mirror has ended that should still run. */
+export function assertMirroring(states: MirrorState[]): void {
+  const ended = states.filter((state) => state.concluded);
+  if (ended.length > 0) throw new MirrorFailed(ended.map((state) => `the mirror of disk ${state.id} ended: ${state.error ?? 'without an error, though nobody asked for it'}`).join('; '));
+}
+
+/**
+ * The proof of R1, for a paused guest with READY mirrors: cancels each gracefully (which drains it), waits for its end, checks that it
+ * ended without error and with offset = length, dismisses the job and removes the NBD node. On return no mirror exists.
+ * Idempotent: goes on from whatever an earlier call did. Throws `MirrorFailed` otherwise, and the signal's reason when it is aborted.
+ */
+export async function finishMirrors(qmp: QmpConnection, targets: MirrorTarget[], attempt: string, signal: AbortSignal): Promise<void> {
+  const events = qmp.listen('JOB_STATUS_CHANGE');
+  try {
+    const all = targets.map((target, index) => ({ target, ...mirrorNames(attempt, index) }));
+    const jobs = await qmp.execute('query-jobs');
+    const waiting = new Set(all.map(({ job }) => job).filter((job) => jobs.some((one) => one.id === job)));
+    const concluded = new Set(jobs.filter((job) => job.status === 'concluded').map(({ id }) => id));
+    // Never force: a forced cancel does not drain, and what it had not copied is lost (facts/qemu.md §1.6).
+    await Promise.all([...waiting].filter((job) => !concluded.has(job)).map((device) => qmp.execute('block-job-cancel', { device }, { signal }).catch(ignoreDeviceNotActive)));
+    while ([...waiting].some((job) => !concluded.has(job))) {
+      const event = await events.next({ signal });
+      if (event.data.status === 'concluded') concluded.add(event.data.id);
+    }
+    if (waiting.size > 0) {
+      for (const state of await qmp.execute('query-jobs')) {
+        const mirror = all.find(({ job }) => job === state.id);
+        if (!mirror) continue;
+        const [offset, length] = [state['current-progress'], state['total-progress']];
+        if (state.error !== undefined || offset !== length) {
+          throw new MirrorFailed(`the mirror of disk ${mirror.target.id} ended ${state.error !== undefined ? `with "${state.error}"` : 'early'} at ${offset} of ${length} bytes`);
+        }
+      }
+    }
+    await Promise.all([...waiting].map((id) => qmp.execute('job-dismiss', { id }, { signal })));
+    const nodes = new Set((await qmp.execute('query-named-block-nodes', { flat: true })).map((node) => node['node-name']));
+    await Promise.all(all.filter(({ node }) => nodes.has(node)).map(({ node }) => qmp.execute('blockdev-del', { 'node-name': node }, { signal })));
+  } finally {
+    events.close();
+  }
+}
+
+/** Throws if any mirror exists, whoever made it: the last look before `migrate-continue` (R1). */
+export async function assertNoMirrors(qmp: QmpConnection): Promise<void> {
+  const jobs = (await qmp.execute('query-jobs')).filter((job) => job.type === 'mirror');
+  if (jobs.length > 0) throw new MirrorFailed(`mirrors still exist: ${jobs.map(({ id, status }) => `${id} (${status})`).join(', ')}`);
+}
+
+/**
+ * Ends every mirror of ours, finished or not, and removes its nodes; what it copied is not used. With a `silent` peer its connections
+ * are yanked first, out of band, since everything else would wait for it (R7). `keep` is the attempt whose things stay. Idempotent.
+ */
+export async function clearMirrors(monitor: QmpMonitor, options: { silent: boolean; keep?: string }): Promise<void> {
+  const qmp = await monitor.connection();
+  const ours = (name: string | undefined): name is string => name !== undefined && name.startsWith(OURS) && !(options.keep && name.includes(`-${options.keep}-`));
+  let yanked = options.silent && (await yankDisks(qmp, ours));
+  const events = qmp.listen('JOB_STATUS_CHANGE');
+  try {
+    const jobs = (await qmp.execute('query-jobs')).filter(({ id }) => ours(id));
+    const running = new Set(jobs.filter(({ status }) => status !== 'concluded').map(({ id }) => id));
+    await Promise.all([...running].map((device) => qmp.execute('block-job-cancel', { device, force: true }).catch(ignoreDeviceNotActive)));
+    while (running.size > 0) {
+      const event = await events.next({ timeoutMs: 15_000 }).catch(async (error: unknown) => {
+        // A forced cancel waits for requests in flight: a peer that does not answer them is cut off.
+        if (yanked || !(await yankDisks(qmp, ours))) throw error;
+        yanked = true;
+        return undefined;
+      });
+      if (event?.data.status === 'concluded') running.delete(event.data.id);
+    }
+    await Promise.all(jobs.map(({ id }) => qmp.execute('job-dismiss', { id }).catch(ignoreDeviceNotActive)));
+  } finally {
+    events.close();
+  }
+  const nodes = await qmp.execute('query-named-block-nodes', { flat: true });
+  await Promise.all(nodes.map((node) => node['node-name']).filter((name) => ours(name) && name.startsWith(`${OURS}nbd-`)).map((node) => qmp.execute('blockdev-del', { 'node-name': node as string }, DEADLINE)));
+}
+
+/** Cuts our NBD connections. Over TCP whoever waits for them fails at once. False if there was none. */
+async function yankDisks(qmp: QmpConnection, ours: (name: string | undefined) => boolean): Promise<boolean> {
+  const instances = (await qmp.executeOob('query-yank')).filter((one) => one.type === 'block-node' && ours(one['node-name']));
+  if (instances.length > 0) await qmp.executeOob('yank', { instances });
+  return instances.length > 0;
+}
+
+function ignoreDeviceNotActive(error: unknown): void {
+  if (!(error instanceof QmpCommandFailed && (error.errorClass === 'DeviceNotActive' || /not found/i.test(error.desc)))) throw error;
+}

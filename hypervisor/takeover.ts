@@ -1,0 +1,137 @@
+import type { QmpConnection } from '../qmp/connection';
+import { QmpDisconnected } from '../qmp/errors';
+import { eventTimeMs, type QmpEventQueue } from '../qmp/event-queue';
+import type { DestinationAttempt } from './guest-store';
+import { GuestStateError, type Host } from './host';
+import { ensureQemu, qemuLastWords, quitQemu } from './launch';
+import type { LeaseServer } from './lease';
+import { listenForMigration } from './migration';
+import { isAddressInUse, noFreePort, portsInOrder } from './ports';
+import { releaseImages } from './storage-daemon';
+
+/** Moments at the destination, in milliseconds since the epoch by that host's clock. */
+export interface DestinationWindow {
+  completed: number;
+  released: number;
+  resumed: number;
+}
+
+export interface TakeOverResult {
+  /** `paused`: the guest was paused when it left, and arrives so. */
+  guest: 'running' | 'paused';
+  window?: DestinationWindow;
+}
+
+/** The incoming QEMU ended before the guest had arrived; `marker` says whether it may have run. */
+export class DestinationDied extends Error {
+  override readonly name = 'DestinationDied';
+}
+
+/** Starts a QEMU that waits for the guest's memory, or finds it, and gives the port where it listens. */
+export async function openIncoming(host: Host, guest: string, attempt: string): Promise<number> {
+  const record = destinationAttempt(host, guest, attempt);
+  if (host.process(guest)) {
+    if (record.migrationPort !== undefined) return record.migrationPort;
+    // An agent died between `migrate-incoming` and our note of its port; QEMU takes that command only once.
+    await quitQemu(host, guest, 'keep-folder');
+  }
+  const qmp = await (await ensureQemu(host, host.definition(guest), true)).connection();
+  for (const port of portsInOrder(host.config.ports)) {
+    try {
+      await listenForMigration(qmp, host.config.address, port);
+    } catch (error) {
+      if (isAddressInUse(error)) continue;
+      throw error;
+    }
+    await host.store.setAttempt(guest, { ...destinationAttempt(host, guest, attempt), migrationPort: port });
+    return port;
+  }
+  throw noFreePort(host.config);
+}
+
+/** Ends the incoming QEMU of an attempt that has not brought the guest here. Throws `GuestStateError` if the marker says that it may have run: then it is the guest. */
+export async function destroyIncoming(host: Host, guest: string, attempt: string): Promise<void> {
+  const record = host.store.attempt(guest);
+  if (record?.role !== 'destination' || record.attempt !== attempt) return;
+  if (host.store.ownership(guest)?.state === 'owner') throw new GuestStateError(`guest ${guest} runs on ${host.name} already, or did: its copy there is not thrown away`);
+  await quitQemu(host, guest, 'keep-folder');
+  const { migrationPort: _port, run: _run, ...rest } = record;
+  await host.store.setAttempt(guest, rest);
+}
+
+/**
+ * The destination's half of the switchover: waits for the whole guest, takes its images from the storage daemon, writes the marker
+ * "about to run", and runs it. Acts on QMP events at once. Can be killed at any point and called again (R6). Throws `DestinationDied` if
+ * QEMU ends before, and the signal's reason when aborted.
+ */
+export async function takeOver(host: Host, lease: LeaseServer, guest: string, attempt: string, signal: AbortSignal): Promise<TakeOverResult> {
+  if (!host.process(guest)) throw new DestinationDied(`the QEMU of guest ${guest} on ${host.name} is not running${lastWords(host, guest)}`);
+  const qmp = await host.monitor(guest).connection();
+  const release = lease.hold(attempt, {
+    probe: async () => {
+      await qmp.execute('query-status', undefined, { timeoutMs: 60_000, signal });
+    },
+    arm: async (run) => {
+      await host.store.setAttempt(guest, { ...destinationAttempt(host, guest, attempt), run });
+    },
+  });
+  try {
+    return await whenComplete(host, guest, attempt, qmp, signal);
+  } catch (error) {
+    if (error instanceof QmpDisconnected && !host.process(guest)) {
+      throw new DestinationDied(`the QEMU of guest ${guest} on ${host.name} ended before the guest had arrived${lastWords(host, guest)}`);
+    }
+    throw error;
+  } finally {
+    release();
+  }
+}
+
+async function whenComplete(host: Host, guest: string, attempt: string, qmp: QmpConnection, signal: AbortSignal): Promise<TakeOverResult> {
+  const events = qmp.listen('MIGRATION', 'RESUME');
+  try {
+    let { status } = await qmp.execute('query-migrate');
+    let completed = Date.now();
+    while (status !== 'completed') {
+      if (status === 'failed') throw new DestinationDied(`the QEMU of guest ${guest} on ${host.name} could not load the guest${lastWords(host, guest)}`);
+      const event = await events.next({ signal });
+      if (event.event !== 'MIGRATION') continue;
+      status = event.data.status;
+      completed = eventTimeMs(event);
+    }
+    const { run } = destinationAttempt(host, guest, attempt);
+    if (run === undefined) throw new GuestStateError(`guest ${guest} arrived on ${host.name}, but its source never said whether to run it`);
+    // Both must be done before `cont`: a guest whose images are exported cannot lock them, and one without the marker may not run (R10).
+    await Promise.all([releaseImages(host, guest), markAboutToRun(host, guest, attempt)]);
+    const released = Date.now();
+    if (!run) return { guest: 'paused', window: { completed, released, resumed: released } };
+    if (!(await qmp.execute('query-status')).running) await qmp.execute('cont');
+    return { guest: 'running', window: { completed, released, resumed: await resumeTime(events) } };
+  } finally {
+    events.close();
+  }
+}
+
+/** The marker of R10: from here on this host's copy may be started, and the source's never again without an operator. */
+async function markAboutToRun(host: Host, guest: string, attempt: string): Promise<void> {
+  const now = host.store.ownership(guest);
+  if (now?.state === 'owner') return;
+  await host.store.setOwnership(guest, { state: 'owner', since: new Date().toISOString(), attempt });
+}
+
+async function resumeTime(events: QmpEventQueue<'MIGRATION' | 'RESUME'>): Promise<number> {
+  for (let event = events.tryNext(); event; event = events.tryNext()) if (event.event === 'RESUME') return eventTimeMs(event);
+  return Date.now();
+}
+
+/** The record of this attempt on this host. Throws if it is gone: the attempt was undone meanwhile. */
+export function destinationAttempt(host: Host, guest: string, attempt: string): DestinationAttempt {
+  const record = host.store.attempt(guest);
+  if (record?.role !== 'destination' || record.attempt !== attempt) throw new GuestStateError(`attempt ${attempt} to bring guest ${guest} to ${host.name} was undone`);
+  return record;
+}
+
+function lastWords(host: Host, guest: string): string {
+  const words = qemuLastWords(host, guest);
+  return words ? `; it printed: ${words}` : '';
+}

@@ -1,0 +1,60 @@
+import { existsSync } from 'node:fs';
+import { join } from 'node:path';
+import type { Connection } from '@temporalio/client';
+import { temporal } from '@temporalio/proto';
+import { bundleWorkflowCode, Worker, type WorkflowBundleWithSourceMap } from '@temporalio/worker';
+import type { Logger } from 'pino';
+import { fleetActivities } from '../activities/fleet';
+import { CONTROL_QUEUE, SEARCH_ATTRIBUTES } from '../workflows/messages';
+import { connectClient, connectWorker, type TemporalAddress } from './connection';
+
+/** A part of vmferry that runs until it is stopped; stopping never touches a guest. */
+export interface RunningWorker {
+  /** Rejects if the worker fails. */
+  done: Promise<void>;
+  stop(): Promise<void>;
+}
+
+/** Where `npm run build` puts the workflows' bundle, beside this file's compiled form. */
+export const BUNDLE_PATH = join(__dirname, 'workflow-bundle.js');
+
+export async function bundleWorkflows(): Promise<WorkflowBundleWithSourceMap> {
+  const quiet = { trace() {}, debug() {}, info() {}, log() {}, warn: console.warn, error: console.error };
+  return await bundleWorkflowCode({ workflowsPath: require.resolve('../workflows'), logger: quiet });
+}
+
+/** Runs all workflows. Any number of these may run; they hold no state. */
+export async function startControlWorker(options: { temporal?: TemporalAddress; logger: Logger; bundle?: WorkflowBundleWithSourceMap }): Promise<RunningWorker> {
+  const { client, connection: clientConnection } = await connectClient(options.temporal);
+  await ensureSearchAttributes(clientConnection, client.options.namespace);
+  const { connection, namespace } = await connectWorker(options.temporal);
+  const worker = await Worker.create({
+    connection,
+    namespace,
+    taskQueue: CONTROL_QUEUE,
+    workflowBundle: options.bundle ?? (existsSync(BUNDLE_PATH) ? { codePath: BUNDLE_PATH } : await bundleWorkflows()),
+    activities: fleetActivities(client),
+    shutdownGraceTime: '10 seconds',
+  });
+  const done = worker.run();
+  done.catch(() => undefined);
+  options.logger.info({ namespace }, 'control worker runs');
+  return {
+    done,
+    stop: async () => {
+      if (worker.getState() === 'RUNNING') worker.shutdown();
+      await done.catch(() => undefined);
+      await connection.close();
+      await clientConnection.close();
+    },
+  };
+}
+
+/** A workflow that sets an attribute which the server does not know would hang: makes them known first. */
+async function ensureSearchAttributes(connection: Connection, namespace: string): Promise<void> {
+  const { customAttributes } = await connection.operatorService.listSearchAttributes({ namespace });
+  const missing = Object.values(SEARCH_ATTRIBUTES).filter(({ name }) => !Object.hasOwn(customAttributes, name));
+  if (missing.length === 0) return;
+  const KEYWORD = temporal.api.enums.v1.IndexedValueType.INDEXED_VALUE_TYPE_KEYWORD;
+  await connection.operatorService.addSearchAttributes({ namespace, searchAttributes: Object.fromEntries(missing.map(({ name }) => [name, KEYWORD])) });
+}

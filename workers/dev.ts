@@ -1,0 +1,68 @@
+import { mkdirSync } from 'node:fs';
+import { join } from 'node:path';
+import type { Logger } from 'pino';
+import { type HostConfig, hostConfigSchema } from '../hypervisor/host-config';
+import { parseWith } from '../hypervisor/definition';
+import { type RunningWorker, startControlWorker } from './control';
+import { startHostAgent } from './host-agent';
+import { freePort, startTemporalServer, type TemporalServer } from './temporal-server';
+
+export interface DevOptions {
+  /** Everything lives below this folder: state, run files, images, the server's database. */
+  folder: string;
+  hosts: string[];
+  /** An address that all hosts share; IPv4 or IPv6. */
+  address?: string;
+  /** Default: free ones. */
+  port?: number;
+  uiPort?: number;
+  /** Further roots of every host, such as where kernels are. */
+  roots?: Record<string, string>;
+  logger: Logger;
+}
+
+export interface DevStack {
+  server: TemporalServer;
+  configs: Record<string, HostConfig>;
+  stop(): Promise<void>;
+}
+
+/** The configuration of one host of a development stack: its own state, run and images folders below `folder`. */
+export function devHostConfig(folder: string, name: string, temporalAddress: string, extra: Record<string, unknown> = {}, roots: Record<string, unknown> = {}): HostConfig {
+  const images = join(folder, name, 'images');
+  mkdirSync(images, { recursive: true });
+  return parseWith(
+    hostConfigSchema,
+    {
+      name,
+      address: '127.0.0.1',
+      temporal: { address: temporalAddress, namespace: 'default' },
+      stateDir: join(folder, name, 'state'),
+      runDir: join(folder, name, 'run'),
+      roots: { images, ...roots },
+      ...extra,
+    },
+    `the configuration of ${name}`,
+  );
+}
+
+/** Runs everything on this machine: a Temporal server with its UI, the control worker and an agent a host. Guests outlive it. */
+export async function startDevStack(options: DevOptions): Promise<DevStack> {
+  const { folder, hosts, logger } = options;
+  mkdirSync(folder, { recursive: true, mode: 0o700 });
+  const server = await startTemporalServer({ port: options.port ?? (await freePort()), uiPort: options.uiPort ?? (await freePort()), database: join(folder, 'temporal.db'), logFile: join(folder, 'temporal.log') });
+  const running: RunningWorker[] = [];
+  const stop = async () => {
+    await Promise.all(running.map((one) => one.stop()));
+    await server.stop();
+  };
+  try {
+    const configs = Object.fromEntries(hosts.map((name) => [name, devHostConfig(folder, name, server.address, options.address ? { address: options.address } : {}, options.roots)]));
+    running.push(await startControlWorker({ temporal: { address: server.address, namespace: 'default' }, logger }));
+    for (const config of Object.values(configs)) running.push(await startHostAgent(config, logger));
+    return { server, configs, stop };
+  } catch (error) {
+    await stop();
+    throw error;
+  }
+}

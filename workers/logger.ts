@@ -1,0 +1,21 @@
+import { DefaultLogger, Runtime } from '@temporalio/worker';
+import { type Logger, pino } from 'pino';
+
+/** One line of JSON an event on stderr, or coloured text for people. stdout stays free for results. */
+export function createLogger(options: { pretty: boolean; level?: string }): Logger {
+  const level = options.level ?? process.env['VMFERRY_LOG'] ?? 'info';
+  // A task token would let its reader answer for the worker.
+  const redact = ['taskToken', '*.taskToken'];
+  if (options.pretty) return pino({ level, redact, transport: { target: 'pino-pretty', options: { destination: 2, ignore: 'pid,hostname', translateTime: 'HH:MM:ss.l' } } });
+  return pino({ level, redact }, pino.destination({ dest: 2, sync: true }));
+}
+
+/** Sends the SDK's lines, and its core's, through the same logger. Once a process. */
+export function installRuntime(logger: Logger): void {
+  const levels = { TRACE: 'trace', DEBUG: 'debug', INFO: 'info', WARN: 'warn', ERROR: 'error' } as const;
+  Runtime.install({
+    logger: new DefaultLogger('INFO', ({ level, message, meta }) => logger[levels[level]](meta ?? {}, message)),
+    telemetryOptions: { logging: { forward: {}, filter: { core: 'WARN', other: 'ERROR' } } },
+    shutdownSignals: [],
+  });
+}

@@ -1,0 +1,4 @@
+/** Everything that the control worker runs. */
+export { host } from './host';
+export { hostCommand } from './host-command';
+export { migrateVm } from './migrate-vm';
