@@ -108,7 +108,7 @@ export class QmpConnection implements QmpExecutor {
   }
 
   async execute<C extends QmpCommand>(command: C, ...[args, deadline]: Rest<C>): Promise<QmpReturns<C>> {
-    return this.request(command, args, deadline, false) as Promise<QmpReturns<C>>;
+    return this.request(command, args, deadline, false);
   }
 
   async executeOob<C extends QmpOobCommand>(command: C, ...[args, deadline]: Rest<C>): Promise<QmpReturns<C>> {

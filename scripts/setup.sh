@@ -44,23 +44,28 @@ install_npm_packages() {
   touch "$installed"
 }
 
+as_root() {
+  if ((EUID == 0)); then "$@"; else sudo "$@"; fi
+}
+
+update_apt_index() {
+  [[ -z ${apt_updated:-} ]] || return 0
+  as_root apt-get -q update || fail "apt-get update; check the network and /etc/apt"
+  apt_updated=yes
+}
+
 install_apt_packages() {
-  local missing=() package
+  local missing=() package installed
   # One query for all; a package that dpkg has never heard of is simply not in the answer.
-  local installed
   installed=$(dpkg-query -W -f '${db:Status-Status} ${Package}\n' "$@" 2>/dev/null || true)
   for package; do
     grep -qx "installed $package" <<<"$installed" || missing+=("$package")
   done
   ((${#missing[@]})) || return 0
-  local as_root=(env DEBIAN_FRONTEND=noninteractive)
-  if ((EUID != 0)); then
-    command -v sudo >/dev/null || fail "not root and no sudo; as root run: apt-get install ${missing[*]}"
-    as_root=(sudo "${as_root[@]}")
-  fi
+  ((EUID == 0)) || command -v sudo >/dev/null || fail "not root and no sudo; as root run: apt-get install ${missing[*]}"
   say "installing apt packages: ${missing[*]}"
-  "${as_root[@]}" apt-get -q update || fail "apt-get update; check the network and /etc/apt"
-  "${as_root[@]}" apt-get -q install -y --no-install-recommends "${missing[@]}" ||
+  update_apt_index
+  as_root env DEBIAN_FRONTEND=noninteractive apt-get -q install -y --no-install-recommends "${missing[@]}" ||
     fail "apt-get install ${missing[*]}"
 }
 
@@ -147,6 +152,10 @@ build_guest() {
   folder=$cache/guest-$key
   [[ -e $folder/vmlinuz && -e $folder/initramfs.img ]] && return
   say "building the test guest"
+  demo/guest/build.sh "$folder" && return
+  # Images often come without an index, or with one that names kernels which are gone.
+  say "trying again with a fresh apt index"
+  update_apt_index
   demo/guest/build.sh "$folder" || fail "demo/guest/build.sh $folder (see above)"
 }
 

@@ -1,0 +1,154 @@
+import { ActivityFailure, ApplicationFailure, CancelledFailure, type Client, type Connection, WorkflowExecutionAlreadyStartedError, WorkflowFailedError, type WorkflowHandle, WorkflowNotFoundError } from '@temporalio/client';
+import { randomUUID } from 'node:crypto';
+import { setTimeout as delay } from 'node:timers/promises';
+import type { Progress } from '../activities/context';
+import { knownHosts } from '../activities/fleet';
+import type { GuestActivities } from '../activities/guests';
+import { connectClient, type TemporalAddress } from '../workers/connection';
+import { CONTROL_QUEUE, type HostState, migrateVmSchema, type MigrateVmInput, type MigrationResult, type MigrationStatus, migrationWorkflowId, SEARCH_ATTRIBUTES, statusQuery } from '../workflows/messages';
+import type { hostCommand } from '../workflows/host-command';
+import type { migrateVm } from '../workflows/migrate-vm';
+
+/** A migration, or an operation on a guest, that failed or was refused. `type` is a stable string of docs/operating.md. */
+export class VmferryError extends Error {
+  override readonly name = 'VmferryError';
+  constructor(readonly type: string, message: string, readonly details: { blockers?: string[] } = {}) {
+    super(message);
+  }
+}
+
+/** A migration at one moment. */
+export interface MigrationView extends Partial<Progress> {
+  vm: string;
+  from?: string;
+  to: string;
+  phase: string;
+  /** Counts the tries to move the memory. */
+  memoryTry: number;
+}
+
+/** How often `watch` looks. */
+const LOOK_MS = 500;
+
+/** Starts and follows migrations; the same that the command `vmferry` uses. Close it when done. */
+export class MigrationClient {
+  private constructor(readonly temporal: Client, private readonly connection: Connection) {}
+
+  /** Connects to Temporal at `address`, or where the standard TEMPORAL_* variables and profiles say. Throws `TemporalUnreachable`. */
+  static async connect(address?: TemporalAddress): Promise<MigrationClient> {
+    const { client, connection } = await connectClient(address);
+    return new MigrationClient(client, connection);
+  }
+
+  async close(): Promise<void> {
+    await this.connection.close();
+  }
+
+  /** Starts to move a guest; resolves once that is on record. Throws `VmferryError` if it is moving already, or a field is wrong. */
+  async migrate(input: MigrateVmInput): Promise<Migration> {
+    const parsed = migrateVmSchema.safeParse(input);
+    if (!parsed.success) throw new VmferryError('MigrationRefused', parsed.error.issues.map(({ path, message }) => `${path.join('.')}: ${message}`).join('; '));
+    try {
+      const handle = await this.temporal.workflow.start<typeof migrateVm>('migrateVm', {
+        workflowId: migrationWorkflowId(input.vm),
+        taskQueue: CONTROL_QUEUE,
+        args: [input],
+        staticSummary: `${input.vm} → ${input.to}`,
+        typedSearchAttributes: [
+          { key: SEARCH_ATTRIBUTES.guest, value: input.vm },
+          { key: SEARCH_ATTRIBUTES.destination, value: input.to },
+        ],
+      });
+      return new Migration(input.vm, handle, handle.firstExecutionRunId);
+    } catch (error) {
+      if (error instanceof WorkflowExecutionAlreadyStartedError) throw new VmferryError('MigrationRefused', `guest ${input.vm} is being moved already: watch it with "vmferry watch ${input.vm}"`);
+      throw error;
+    }
+  }
+
+  /** The current or last migration of a guest. Throws `VmferryError` if it never moved. */
+  async migration(vm: string): Promise<Migration> {
+    const handle = this.temporal.workflow.getHandle<typeof migrateVm>(migrationWorkflowId(vm));
+    try {
+      const { runId } = await handle.describe();
+      return new Migration(vm, handle, runId);
+    } catch (error) {
+      if (error instanceof WorkflowNotFoundError) throw new VmferryError('NotFound', `there is no migration of a guest "${vm}" on record`);
+      throw error;
+    }
+  }
+
+  /** Every host that ever ran an agent, and what it said last. */
+  async hosts(): Promise<HostState[]> {
+    return (await knownHosts(this.temporal)).sort((a, b) => a.name.localeCompare(b.name));
+  }
+
+  /** The host that has this guest, by what hosts said last. Throws `VmferryError` with the known guests if none has. */
+  async hostOf(guest: string): Promise<string> {
+    const hosts = await this.hosts();
+    const having = hosts.filter(({ guests }) => guests.some(({ name, state }) => name === guest && !/^(arriving|handed over)/.test(state)));
+    const known = hosts.flatMap((host) => host.guests.map(({ name }) => `${name} on ${host.name}`));
+    if (having.length !== 1) throw new VmferryError('NotFound', having.length > 1 ? `guest "${guest}" is on ${having.map(({ name }) => name).join(' and ')}: name one with --host` : `no host has a guest "${guest}" (known are: ${known.join(', ') || 'none'})`);
+    return having[0]!.name;
+  }
+
+  /** Runs one operation on a host and gives its result. Throws `VmferryError` with the host's own reasons. */
+  async onHost<Name extends keyof GuestActivities>(host: string, command: Name, ...[input]: Parameters<GuestActivities[Name]>): Promise<Awaited<ReturnType<GuestActivities[Name]>>> {
+    const hosts = await this.hosts();
+    if (!hosts.some(({ name }) => name === host)) throw new VmferryError('HostUnreachable', `there is no host "${host}" (known are: ${hosts.map(({ name }) => name).join(', ') || 'none; start an agent'})`);
+    const running = this.temporal.workflow.execute<typeof hostCommand>('hostCommand', {
+      workflowId: `command/${host}/${command}/${randomUUID()}`,
+      taskQueue: CONTROL_QUEUE,
+      args: [{ host, command, input }],
+      staticSummary: `${command} on ${host}`,
+    });
+    return (await running.catch((error: unknown) => {
+      throw explain(error, `host ${host}`);
+    })) as Awaited<ReturnType<GuestActivities[Name]>>;
+  }
+}
+
+/** One migration under way, or over. */
+export class Migration {
+  constructor(readonly vm: string, private readonly handle: WorkflowHandle<typeof migrateVm>, readonly runId: string) {}
+
+  get workflowId(): string {
+    return this.handle.workflowId;
+  }
+
+  /** Waits for the end. Throws `VmferryError` if the guest did not move. */
+  async result(): Promise<MigrationResult> {
+    return await this.handle.result().catch((error: unknown) => {
+      throw explain(error, `the migration of ${this.vm}`);
+    });
+  }
+
+  /** Asks it to stop. Before the switchover the guest stays where it is and everything is undone; during it the move is finished. */
+  async cancel(): Promise<void> {
+    await this.handle.cancel();
+  }
+
+  /** What is going on, twice a second, until the end. Makes no event of history. */
+  async *watch(signal?: AbortSignal): AsyncGenerator<MigrationView> {
+    for (;;) {
+      const description = await this.handle.describe();
+      if (description.status.name !== 'RUNNING') return;
+      const status = await this.handle.query<MigrationStatus>(statusQuery.name).catch(() => undefined);
+      const progress = description.raw.pendingActivities?.map(({ heartbeatDetails }) => heartbeatDetails?.payloads?.[0]?.data).find((data) => data);
+      const seen = progress ? (JSON.parse(Buffer.from(progress).toString()) as Progress) : undefined;
+      if (status) yield { ...seen, vm: this.vm, ...(status.from && { from: status.from }), to: status.to, phase: seen?.phase ?? status.phase, memoryTry: status.memoryTry };
+      await delay(LOOK_MS, undefined, signal ? { signal } : {});
+    }
+  }
+}
+
+/** The innermost reason of a failed workflow, as one error with a stable type. */
+function explain(error: unknown, what: string): Error {
+  if (!(error instanceof WorkflowFailedError)) return error as Error;
+  let cause: unknown = error.cause;
+  while (cause instanceof ActivityFailure && cause.cause) cause = cause.cause;
+  if (cause instanceof CancelledFailure) return new VmferryError('Cancelled', `${what} was cancelled; the guest stays where it was`);
+  if (cause instanceof ApplicationFailure) return new VmferryError(cause.type ?? 'Failed', cause.message, (cause.details?.[0] ?? {}) as { blockers?: string[] });
+  if (cause instanceof Error && /imed out|imeout/.test(cause.message)) return new VmferryError('HostUnreachable', `${what} did not answer in time: is its agent running?`);
+  return new VmferryError('Failed', `${what}: ${(cause as Error | undefined)?.message ?? error.message}`);
+}

@@ -1,0 +1,3 @@
+export async function runNaive(_say: (text: string) => void, _json: boolean): Promise<number> {
+  throw new Error('x');
+}

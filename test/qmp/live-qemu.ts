@@ -1,0 +1,42 @@
+import { type ChildProcess, spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { watch } from 'node:fs';
+import { existsSync } from 'node:fs';
+import { dirname } from 'node:path';
+
+/** A process of the test that makes a socket at `path`; ended by its own handle. */
+export class LiveProcess {
+  private constructor(readonly child: ChildProcess) {}
+
+  static async start(binary: string, args: string[], path: string): Promise<LiveProcess> {
+    const appeared = new Promise<void>((resolve) => {
+      const watcher = watch(dirname(path), () => {
+        if (!existsSync(path)) return;
+        watcher.close();
+        resolve();
+      });
+    });
+    const child = spawn(binary, args, { stdio: ['ignore', 'ignore', 'inherit'] });
+    const failed = once(child, 'exit').then(([code]) => Promise.reject(new Error(`${binary} ended with ${code}`)));
+    failed.catch(() => undefined);
+    await Promise.race([appeared, failed]);
+    return new LiveProcess(child);
+  }
+
+  /** A guest that never runs, with a monitor at each path. */
+  static async qemu(path: string, ...more: string[]): Promise<LiveProcess> {
+    const monitors = [path, ...more].flatMap((socket) => ['-qmp', `unix:${socket},server=on,wait=off`]);
+    return LiveProcess.start('qemu-system-x86_64', ['-machine', 'none', '-nodefaults', '-display', 'none', '-S', ...monitors], more.at(-1) ?? path);
+  }
+
+  static async storageDaemon(path: string): Promise<LiveProcess> {
+    return LiveProcess.start('qemu-storage-daemon', ['--chardev', `socket,id=qmp,path=${path},server=on,wait=off`, '--monitor', 'chardev=qmp'], path);
+  }
+
+  async end(): Promise<void> {
+    if (this.child.exitCode !== null || this.child.signalCode !== null) return;
+    const ended = once(this.child, 'exit');
+    this.child.kill('SIGKILL');
+    await ended;
+  }
+}
