@@ -1,4 +1,4 @@
-import { ActivityFailure, ApplicationFailure, CancelledFailure, type Client, type Connection, WorkflowExecutionAlreadyStartedError, WorkflowFailedError, type WorkflowHandle, WorkflowNotFoundError } from '@temporalio/client';
+import { ActivityFailure, ApplicationFailure, CancelledFailure, type Client, type Connection, TimeoutFailure, WorkflowExecutionAlreadyStartedError, type WorkflowExecutionDescription, WorkflowFailedError, type WorkflowHandle, WorkflowNotFoundError } from '@temporalio/client';
 import { randomUUID } from 'node:crypto';
 import { setTimeout as delay } from 'node:timers/promises';
 import type { Progress } from '../activities/context';
@@ -128,18 +128,37 @@ export class Migration {
     await this.handle.cancel();
   }
 
-  /** What is going on, twice a second, until the end. Makes no event of history. */
+  /** Whether it is under way still. */
+  async isRunning(): Promise<boolean> {
+    return (await this.handle.describe()).status.name === 'RUNNING';
+  }
+
+  /** Its phase, source and warnings, also after its end. Undefined while no control worker answers. */
+  async status(): Promise<MigrationStatus | undefined> {
+    return await this.handle.query<MigrationStatus>(statusQuery.name).catch(() => undefined);
+  }
+
+  /** What is going on, twice a second, until the end. Makes no event of history. Rejects with an `AbortError` when `signal` is aborted. */
   async *watch(signal?: AbortSignal): AsyncGenerator<MigrationView> {
     for (;;) {
+      signal?.throwIfAborted();
       const description = await this.handle.describe();
       if (description.status.name !== 'RUNNING') return;
-      const status = await this.handle.query<MigrationStatus>(statusQuery.name).catch(() => undefined);
-      const progress = description.raw.pendingActivities?.map(({ heartbeatDetails }) => heartbeatDetails?.payloads?.[0]?.data).find((data) => data);
-      const seen = progress ? (JSON.parse(Buffer.from(progress).toString()) as Progress) : undefined;
+      const status = await this.status();
+      const seen = progressOf(description.raw.pendingActivities ?? []);
       if (status) yield { ...seen, vm: this.vm, ...(status.from && { from: status.from }), to: status.to, phase: seen?.phase ?? status.phase, memoryTry: status.memoryTry };
       await delay(LOOK_MS, undefined, signal ? { signal } : {});
     }
   }
+}
+
+/** The activities whose heartbeats say how far the migration is. Both halves of the switchover are in flight for the whole memory phase: the source's tells where it is. */
+const TELLING = ['moveMemory', 'awaitMirrors'];
+
+function progressOf(pending: NonNullable<WorkflowExecutionDescription['raw']['pendingActivities']>): Progress | undefined {
+  const telling = pending.find(({ activityType }) => TELLING.includes(activityType?.name ?? ''));
+  const data = telling?.heartbeatDetails?.payloads?.[0]?.data;
+  return data ? (JSON.parse(Buffer.from(data).toString()) as Progress) : undefined;
 }
 
 /** The innermost reason of a failed workflow, as one error with a stable type. */
@@ -149,6 +168,9 @@ function explain(error: unknown, what: string): Error {
   while (cause instanceof ActivityFailure && cause.cause) cause = cause.cause;
   if (cause instanceof CancelledFailure) return new VmferryError('Cancelled', `${what} was cancelled; the guest stays where it was`);
   if (cause instanceof ApplicationFailure) return new VmferryError(cause.type ?? 'Failed', cause.message, (cause.details?.[0] ?? {}) as { blockers?: string[] });
-  if (cause instanceof Error && /imed out|imeout/.test(cause.message)) return new VmferryError('HostUnreachable', `${what} did not answer in time: is its agent running?`);
+  if (cause instanceof TimeoutFailure) {
+    if (cause.timeoutType === 'SCHEDULE_TO_START' && what.startsWith('host ')) return new VmferryError('HostUnreachable', `the agent of ${what} does not answer: start it, or check the host's name. Nothing was changed`);
+    return new VmferryError('TimedOut', `${what} did not come to an end in time: look at the host's agent, and at the workflow in the Temporal UI`);
+  }
   return new VmferryError('Failed', `${what}: ${(cause as Error | undefined)?.message ?? error.message}`);
 }

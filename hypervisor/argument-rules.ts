@@ -22,11 +22,12 @@ const FORBIDDEN: Record<string, string> = {
 };
 
 /** Values without paths, though they may have slashes. `cpu` because of model-id. */
-const TEXT_FLAGS = new Set(['append', 'uuid', 'k', 'name', 'cpu', 'D', 'vga']);
-const TEXT_KEYS = new Set(['name', 'string', 'net', 'ipv6-net', 'bootfile', 'serial', 'wwn', 'append', 'model-id', 'data']);
-const NETWORK = /^(tcp|udp|telnet|tn3270|websocket|ws):/;
+const TEXT_FLAGS = new Set(['append', 'uuid', 'k', 'name', 'cpu']);
+const TEXT_KEYS = new Set(['name', 'string', 'net', 'ipv6-net', 'bootfile', 'serial', 'append']);
+/** A character device, as `-serial` and `-monitor` take it, that is on the network. */
+export const NETWORK_DEVICE = /^(tcp|udp|telnet|tn3270|websocket|ws):/;
 /** QEMU runs in `/`, so a relative path is an absolute one in disguise. These keys are paths even without a slash. */
-export const PATH_KEYS = new Set(['file', 'filename', 'path', 'dir', 'logfile', 'mem-path', 'kernel', 'initrd', 'dtb', 'hda', 'hdb', 'hdc', 'hdd', 'cdrom', 'fda', 'fdb', 'sd', 'mtdblock', 'pflash']);
+export const PATH_KEYS = new Set(['file', 'filename', 'path', 'dir', 'logfile', 'mem-path', 'kernel', 'initrd', 'dtb', 'D', 'L', 'hda', 'hdb', 'hdc', 'hdd', 'cdrom', 'fda', 'fdb', 'sd', 'mtdblock', 'pflash']);
 export const isPathKey = (key: string) => PATH_KEYS.has(key.slice(key.lastIndexOf('.') + 1));
 
 /** The absolute path in a text, with what stands before it (`unix:`): it starts where a slash does not follow a name. */
@@ -47,7 +48,7 @@ function expandOption(config: HostConfig, guest: string, option: Option): Option
  * Expands options of a definition, and says everything in them that is refused: paths outside the host's roots and the guest's run
  * folder (after symbolic links), monitors on the network, commands, and options that vmferry owns (`commandLine` may name its own machine).
  */
-export function checkedOptions(config: HostConfig, guest: string, field: 'arguments' | 'commandLine', given: readonly Option[]): { options: Option[]; reasons: string[] } {
+export function checkedOptions(config: HostConfig, guest: string, field: 'arguments' | 'commandLine' | 'nics', given: readonly Option[]): { options: Option[]; reasons: string[] } {
   const reasons: string[] = [];
   const options: Option[] = [];
   const ours = ['qemu.pid', 'qmp.sock'].map((file) => join(runFolder(config, guest), file));
@@ -55,13 +56,13 @@ export function checkedOptions(config: HostConfig, guest: string, field: 'argume
     const refuse = (why: string) => reasons.push(`${field}: -${raw.flag}${raw.value === undefined ? '' : ` ${raw.value.slice(0, 200)}`}: ${why}`);
     try {
       const option = expandOption(config, guest, raw);
-      options.push(option);
       const fix = FORBIDDEN[option.flag] ?? (field === 'arguments' ? OWNED[option.flag] : undefined);
       if (fix) refuse(fix);
       if (!TEXT_FLAGS.has(option.flag)) pathProblems(config, guest, option).forEach(refuse);
       if (option.flag === 'chardev' && readFields(option)['id'] === OUR_MONITOR) refuse(`"${OUR_MONITOR}" is vmferry's own: give it another id`);
       if (option.flag === 'mon' && readFields(option)['chardev'] === OUR_MONITOR) refuse(`"${OUR_MONITOR}" is vmferry's own: give a second monitor its own chardev`);
       if (field === 'arguments' && ours.some((path) => option.value?.includes(path))) refuse('that file is vmferry\'s own: give another name');
+      options.push(option);
     } catch (error) {
       if (!(error instanceof PathRefused || error instanceof UnreadableOption)) throw error;
       refuse(error.message);
@@ -75,19 +76,21 @@ function pathProblems(config: HostConfig, guest: string, option: Option): string
   const problems: string[] = [];
   mapFields(option, (text, key) => {
     if (/-cmd:/.test(text)) problems.push('it runs a command');
-    else if (TEXT_KEYS.has(key) || (option.flag === 'smbios' && key !== 'file') || /^[\da-fA-F:.]+\/\d+$/.test(text)) return text;
+    if (isText(option.flag, key, text)) return text;
     const absolute = absolutePathIn(text);
-    const relative = text.includes('/') || (isPathKey(key) && option.flag !== 'device' && text !== '') || /^(unix|file|pipe):/.test(text);
-    const problem = absolute ? pathProblem(config, guest, absolute.path) : relative && !isReference(option, key, text) ? `"${text}" is a relative path: give it as "\${root}/…"` : undefined;
+    const relative = text.includes('/') || (isPathKey(key) && text !== '') || /^(unix|file|pipe):/.test(text);
+    const problem = absolute ? pathProblem(config, guest, absolute.path) : relative ? `"${text}" is a relative path: give it as "\${root}/…"` : undefined;
     if (problem) problems.push(problem);
     return text;
   });
   return problems;
 }
 
-/** In `-blockdev`, `file` is the name of another node; in `-machine`, and where QEMU searches its own folders, names are no paths. */
-function isReference({ flag }: Option, key: string, text: string): boolean {
-  return flag === 'blockdev' && /(^|\.)file$/.test(key) && !text.includes('/');
+/** A text that is no path, whatever it looks like: prose, an address with its prefix, or, as `file` of `-blockdev`, the name of another node. */
+function isText(flag: string, key: string, text: string): boolean {
+  if (TEXT_KEYS.has(key) || /^[\da-fA-F:.]+\/\d+$/.test(text)) return true;
+  if (flag === 'blockdev') return /(^|\.)file$/.test(key) && !text.includes('/');
+  return (flag === 'smbios' && key !== 'file') || (flag === 'object' && key === 'data');
 }
 
 /** Monitors, QMP or for people, that listen on, or connect to, anything but a UNIX socket. */
@@ -95,10 +98,8 @@ function networkMonitors(options: readonly Option[]): Option[] {
   const device = ({ flag, value = '' }: Option) => (/^(monitor|qmp|qmp-pretty)$/.test(flag) ? value : /^mon:/.test(value) ? value.slice(4) : undefined);
   const ids = new Set(options.flatMap((option) => (option.flag === 'mon' ? [readFields(option)['chardev']] : /^chardev:/.test(device(option) ?? '') ? [device(option)!.slice(8)] : [])));
   return options.filter((option) => {
-    if (option.flag !== 'chardev') return NETWORK.test(device(option) ?? '');
+    if (option.flag !== 'chardev') return NETWORK_DEVICE.test(device(option) ?? '');
     const fields = readFields(option);
     return ids.has(fields['id']) && (fields['backend'] === 'udp' || (fields['backend'] === 'socket' && fields['path'] === undefined));
   });
 }
-
-export { NETWORK as NETWORK_DEVICE };

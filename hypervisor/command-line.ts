@@ -1,65 +1,113 @@
 import { statSync } from 'node:fs';
-import { allDisks, type Definition, type Disk, FIRMWARE_VARIABLES, InvalidDefinition } from './definition';
-import { expandArgument, type HostConfig, resolvePath, runFolder } from './host-config';
+import { checkedOptions, OUR_MONITOR } from './argument-rules';
+import { type Definition, type Disk, FIRMWARE_VARIABLES, InvalidDefinition } from './definition';
+import { type HostConfig, PathRefused, resolvePath, runFolder } from './host-config';
+import { formatArguments, type Option, parseArguments } from './qemu-options';
 
-/** The monitor that the agent uses. */
+/** Real path of the QMP socket that the agent uses. Throws `PathRefused`. */
 export function monitorPath(config: HostConfig, definition: Definition): string {
   return resolvePath(config, definition.name, definition.monitor ?? '${run}/qmp.sock');
 }
 
 /**
- * QEMU's arguments for a guest on this host, without the binary. The same definition gives the same guest-visible machine, device for
- * device and address for address, on every host: the migration stream relies on it. Throws `PathRefused` or `InvalidDefinition`.
+ * The arguments, without the binary, that start this guest on this host; it looks at nothing but paths. The same definition gives the
+ * guest the same machine on every host: QEMU numbers PCI slots in the order of devices, which is nics, SCSI controller, disks, then
+ * `arguments` (so a disk more does not rename a nic). It always starts stopped. Throws `InvalidDefinition` with everything that the host refuses.
  */
 export function qemuArguments(config: HostConfig, definition: Definition, { incoming }: { incoming: boolean }): string[] {
   const guest = definition.name;
-  const given = definition.commandLine ?? structured(config, definition);
-  const args = [...given, ...definition.arguments].map((argument) => expandArgument(config, guest, argument));
-  args.push('-pidfile', `${runFolder(config, guest)}/qemu.pid`, '-S');
-  if (!definition.monitor) args.push('-chardev', `socket,id=vmferry-monitor,path=${monitorPath(config, definition)},server=on,wait=off`, '-mon', 'chardev=vmferry-monitor,mode=control');
-  if (incoming) args.push('-incoming', 'defer');
-  if (config.chroot) args.push('-chroot', config.chroot);
-  if (config.runAs) args.push('-runas', config.runAs);
-  return args;
+  const reasons: string[] = [];
+  const collect = (found: { options: Option[]; reasons: string[] }) => {
+    reasons.push(...found.reasons);
+    return found.options;
+  };
+  const place = (portable: string) => {
+    try {
+      return resolvePath(config, guest, portable);
+    } catch (error) {
+      if (!(error instanceof PathRefused)) throw error;
+      reasons.push(error.message);
+      return portable;
+    }
+  };
+  const machine = definition.commandLine
+    ? collect(checkedOptions(config, guest, 'commandLine', parseArguments(definition.commandLine))).filter(({ flag }) => !OURS_TO_GIVE.has(flag))
+    : machineOptions(definition, place, (netdevs) => collect(checkedOptions(config, guest, 'nics', netdevs)));
+  const further = collect(checkedOptions(config, guest, 'arguments', parseArguments(definition.arguments)));
+  const monitor = place(definition.monitor ?? '${run}/qmp.sock');
+  if (definition.monitor && ![...machine, ...further].some(({ value }) => value?.includes(monitor))) {
+    reasons.push(`monitor: no argument makes ${definition.monitor}: remove the field, and vmferry makes a monitor of its own`);
+  }
+  if (reasons.length > 0) throw new InvalidDefinition(`guest "${guest}" cannot be started on host ${config.name}:\n  ${[...new Set(reasons)].join('\n  ')}`);
+  return formatArguments([
+    ...machine,
+    { flag: 'pidfile', value: `${runFolder(config, guest)}/qemu.pid` },
+    ...(definition.monitor ? [] : [{ flag: 'chardev', value: `socket,id=${OUR_MONITOR},path=${monitor},server=on,wait=off` }, { flag: 'mon', value: `chardev=${OUR_MONITOR},mode=control` }]),
+    // Always: a guest runs only when an agent that knows whose it is says `cont` (R10).
+    { flag: 'S' },
+    ...(incoming ? [{ flag: 'incoming', value: 'defer' }] : []),
+    ...(config.chroot ? [{ flag: 'chroot', value: config.chroot }] : []),
+    ...(config.runAs ? [{ flag: 'runas', value: config.runAs }] : []),
+    ...further,
+  ]);
 }
 
-function structured(config: HostConfig, definition: Definition): string[] {
-  const { name, machine, accelerator, cpu, memory, firmware, boot } = definition;
-  const path = (portable: string) => resolvePath(config, name, portable);
-  const machineOptions = [machine, `accel=${accelerator}`];
-  const args: string[] = ['-name', `guest=${name},debug-threads=on`, '-nodefaults', '-no-user-config', '-display', 'none', '-cpu', cpu.model, '-smp', String(cpu.count), '-m', `size=${memory / 1024}K`];
-  if (firmware) {
-    args.push('-blockdev', JSON.stringify({ driver: 'file', 'node-name': 'firmware-code', filename: path(firmware.code), 'read-only': true }));
-    machineOptions.push('pflash0=firmware-code');
-    if (firmware.variables) machineOptions.push(`pflash1=${FIRMWARE_VARIABLES}`);
-  }
-  args.push('-machine', machineOptions.join(','));
-  if (boot) args.push('-kernel', path(boot.kernel), ...(boot.initrd ? ['-initrd', path(boot.initrd)] : []), '-append', boot.append);
-  const disks = allDisks(definition);
-  if (disks.some(({ bus }) => bus === 'virtio-scsi')) args.push('-device', 'virtio-scsi-pci,id=scsi0');
-  let lun = 0;
-  let port = 0;
-  for (const disk of disks) {
-    args.push(...blockdev(disk, path(disk.path)));
-    const identity = `id=${disk.id}-device,drive=${disk.id}`;
-    if (disk.bus === 'virtio-scsi') args.push('-device', `${disk.removable ? 'scsi-cd' : 'scsi-hd'},${identity},bus=scsi0.0,channel=0,scsi-id=0,lun=${lun++}`);
-    else if (disk.bus === 'virtio-blk') args.push('-device', `virtio-blk-pci,${identity}`);
-    else if (disk.bus === 'sata') args.push('-device', `${disk.removable ? 'ide-cd' : 'ide-hd'},${identity},bus=ide.${port++}`);
-  }
-  for (const { id, model, mac, backend } of definition.nics) args.push('-netdev', backend.replace(/^(\w+)/, `$1,id=${id}`), '-device', `${model},id=${id}-device,netdev=${id},mac=${mac}`);
-  return args;
-}
+/** Options of an adopted command line that are left out: how to start is said anew each time. */
+const OURS_TO_GIVE = new Set(['daemonize', 'S', 'incoming', 'pidfile']);
 
-function blockdev(disk: Disk, filename: string): string[] {
-  if (disk.aio === 'native' && disk.cache !== 'none') throw new InvalidDefinition(`disk ${disk.id}: aio native needs cache none`);
-  const blockDevice = statSync(filename, { throwIfNoEntry: false })?.isBlockDevice() ?? false;
-  const discard = disk.discard ? 'unmap' : 'ignore';
-  const cache = { direct: disk.cache === 'none' };
-  const common = { 'read-only': disk.readOnly, discard, cache };
+/** The machine that a definition's fields describe: no default device, no window, only what is named. */
+function machineOptions(definition: Definition, place: (portable: string) => string, checked: (options: Option[]) => Option[]): Option[] {
+  const { name, machine, accelerator, cpu, memory, firmware, boot, disks, nics } = definition;
+  const pflash = [firmware && ',pflash0=firmware-code', firmware?.variables && `,pflash1=${FIRMWARE_VARIABLES}`].filter(Boolean).join('');
+  const firmwareDisks = firmware ? [{ id: 'firmware-code', path: firmware.code, readOnly: true }, ...(firmware.variables ? [{ id: FIRMWARE_VARIABLES, path: firmware.variables, readOnly: false }] : [])] : [];
+  const plain = { format: 'raw', removable: false, cache: 'writeback', aio: 'threads', discard: false } as const;
   return [
-    '-blockdev',
-    JSON.stringify({ driver: blockDevice ? 'host_device' : 'file', 'node-name': `${disk.id}-file`, filename, aio: disk.aio, ...common }),
-    '-blockdev',
-    JSON.stringify({ driver: disk.format, 'node-name': disk.id, file: `${disk.id}-file`, ...common }),
+    { flag: 'name', value: `guest=${name},debug-threads=on` },
+    { flag: 'machine', value: `${machine},accel=${accelerator}${pflash}` },
+    { flag: 'cpu', value: cpu.model },
+    { flag: 'smp', value: `cpus=${cpu.count}` },
+    // In KiB, and never with maxmem: both ends must have the same RAM block, to the byte.
+    { flag: 'm', value: `size=${memory / 1024}K` },
+    { flag: 'nodefaults' },
+    { flag: 'no-user-config' },
+    { flag: 'display', value: 'none' },
+    ...[boot && ['kernel', place(boot.kernel)], boot?.initrd && ['initrd', place(boot.initrd)], boot?.append && ['append', boot.append]].flatMap((pair) => (pair ? [{ flag: pair[0]!, value: pair[1]! }] : [])),
+    ...checked(nics.map(({ id, backend }) => ({ flag: 'netdev', value: backend.replace(/^[a-z]+/, (type) => `${type},id=${id}`) }))),
+    // No option ROM: it is a RAM block whose size depends on the host's packages, and must be equal on both ends.
+    ...nics.map(({ id, model, mac }) => ({ flag: 'device', value: `${model},id=${id}-device,netdev=${id},mac=${mac},romfile=` })),
+    ...firmwareDisks.flatMap((disk) => blockdevs({ ...plain, ...disk }, place)),
+    ...disks.flatMap((disk) => blockdevs(disk, place)),
+    ...(disks.some(({ bus }) => bus === 'virtio-scsi') ? [{ flag: 'device', value: 'virtio-scsi-pci,id=scsi0' }] : []),
+    ...disks.map((disk, index) => ({ flag: 'device', value: `${diskDevice(disk, disks.slice(0, index).filter(({ bus }) => bus === disk.bus).length)},id=${disk.id}-device,drive=${disk.id},bootindex=${index + 1}` })),
   ];
+}
+
+/**
+ * A disk's nodes: the file, and the format under the disk's id. As JSON, where no name needs escaping. `auto-read-only` stays off, as
+ * it is by default: a disk that cannot be written must not turn into a read-only one unseen.
+ */
+function blockdevs(disk: Omit<Disk, 'bus'>, place: (portable: string) => string): Option[] {
+  const filename = place(disk.path);
+  const readOnly = disk.readOnly || disk.removable;
+  const both = { 'read-only': readOnly, cache: { direct: disk.cache === 'none', 'no-flush': false }, ...(disk.discard && !readOnly && { discard: 'unmap' }) };
+  const driver = statSync(filename, { throwIfNoEntry: false })?.isBlockDevice() ? 'host_device' : 'file';
+  return [
+    { driver, 'node-name': `${disk.id}-file`, filename, aio: disk.aio, ...both },
+    { driver: disk.format, 'node-name': disk.id, file: `${disk.id}-file`, ...both },
+  ].map((node) => ({ flag: 'blockdev', value: JSON.stringify(node) }));
+}
+
+/** `position` counts the disks on the same bus. */
+function diskDevice({ bus, removable }: Disk, position: number): string {
+  const kind = removable ? 'cd' : 'hd';
+  switch (bus) {
+    case 'virtio-scsi':
+      return `scsi-${kind},bus=scsi0.0,channel=0,scsi-id=0,lun=${position}`;
+    case 'virtio-blk':
+      return 'virtio-blk-pci';
+    case 'sata':
+      return `ide-${kind},bus=ide.${position}`;
+    case 'pflash':
+      throw new InvalidDefinition(`bus "pflash" is for adopted guests: give the firmware in the field firmware`);
+  }
 }

@@ -10,6 +10,11 @@ const NAME = /^[A-Za-z0-9][A-Za-z0-9_.-]{0,47}$/;
 const ID = /^[A-Za-z][A-Za-z0-9_.-]{0,63}$/;
 const PORTABLE_PATH = /^\$\{[a-z][a-z0-9-]*\}\/(?!.*(?:^|\/)\.\.?(?:\/|$))[^\0\n,]+$/;
 
+/** QEMU's node names have up to 31 bytes (`BlockDriverState.node_name`). */
+const MAX_NODE_NAME = 31;
+/** QEMU rounds RAM up to this (`set_memory_options`); what is defined is what the guest gets. */
+const RAM_UNIT = 8192;
+
 export const guestNameSchema = z.string().regex(NAME, 'a guest name has 1 to 48 letters, digits, ".", "_" or "-", and starts with a letter or a digit');
 const idSchema = z.string().regex(ID, 'an id starts with a letter and has up to 64 letters, digits, ".", "_" or "-"');
 export const portablePathSchema = z
@@ -63,6 +68,18 @@ export const definitionSchema = z
     labels: z.record(z.string(), z.string()).default({}),
   })
   .superRefine((definition, context) => {
+    const issue = (path: (string | number)[], message: string) => context.addIssue({ code: 'custom', path, message });
+    definition.disks.forEach((disk, index) => {
+      if (disk.aio === 'native' && disk.cache !== 'none') issue(['disks', index, 'aio'], 'aio "native" needs cache "none" (O_DIRECT): QEMU refuses it otherwise');
+      if (definition.commandLine) return;
+      if (disk.id.length > MAX_NODE_NAME - '-file'.length) issue(['disks', index, 'id'], `an id has up to ${MAX_NODE_NAME - '-file'.length} letters here, since QEMU's node names have ${MAX_NODE_NAME}`);
+      if (disk.id.startsWith('firmware-')) issue(['disks', index, 'id'], 'ids that start with "firmware-" are taken');
+      if (disk.bus === 'pflash') issue(['disks', index, 'bus'], 'bus "pflash" is for adopted guests: use the field firmware');
+      if (disk.bus === 'virtio-blk' && disk.removable) issue(['disks', index, 'bus'], 'removable media need the bus virtio-scsi or sata');
+      if (disk.bus === 'sata' && !definition.machine.includes('q35')) issue(['disks', index, 'bus'], 'bus "sata" needs a q35 machine');
+    });
+    if (!definition.commandLine && definition.disks.filter(({ bus }) => bus === 'sata').length > 6) issue(['disks'], 'a q35 machine has six sata ports: put further disks on virtio-scsi');
+    if (definition.memory % RAM_UNIT !== 0) issue(['memory'], `memory must be a multiple of 8 KiB, such as ${Math.ceil(definition.memory / RAM_UNIT) * (RAM_UNIT / 1024)}K`);
     const seen = new Set<string>();
     [...definition.disks, ...definition.nics].forEach(({ id }) => {
       if (seen.has(id)) context.addIssue({ code: 'custom', path: ['disks'], message: `the id "${id}" is used twice: give every disk and nic its own` });

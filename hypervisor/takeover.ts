@@ -1,6 +1,7 @@
 import type { QmpConnection } from '../qmp/connection';
 import { QmpDisconnected } from '../qmp/errors';
 import { eventTimeMs, type QmpEventQueue } from '../qmp/event-queue';
+import { activateImages } from './activate';
 import type { DestinationAttempt } from './guest-store';
 import { GuestStateError, type Host } from './host';
 import { ensureQemu, qemuLastWords, quitQemu } from './launch';
@@ -104,7 +105,10 @@ async function whenComplete(host: Host, guest: string, attempt: string, qmp: Qmp
     // Both must be done before `cont`: a guest whose images are exported cannot lock them, and one without the marker may not run (R10).
     await Promise.all([releaseImages(host, guest), markAboutToRun(host, guest, attempt)]);
     const released = Date.now();
-    if (!run) return { guest: 'paused', window: { completed, released, resumed: released } };
+    if (!run) {
+      await activateImages(qmp, host.runFile(guest, 'activate.sock'));
+      return { guest: 'paused', window: { completed, released, resumed: released } };
+    }
     if (!(await qmp.execute('query-status')).running) await qmp.execute('cont');
     return { guest: 'running', window: { completed, released, resumed: await resumeTime(events) } };
   } finally {

@@ -1,4 +1,5 @@
 import { connect, type Socket } from 'node:net';
+import { setTimeout as delay } from 'node:timers/promises';
 import { arm, type Deadline } from './deadline';
 import { QmpDisconnected, QmpError, QmpMonitorBusy, QmpProtocolError } from './errors';
 import { findMonitorHolder } from './monitor-holder';
@@ -14,15 +15,35 @@ export interface QmpGreeting {
 const LONGEST_SOCKET_PATH = 107;
 const LONGEST_GREETING = 65_536;
 
+/** There is no event for a place in QEMU's queue of waiting clients. */
+const RETRY_MS = 10;
+
 class NoGreeting extends Error {}
+
+class QueueFull extends NoGreeting {}
 
 /**
  * Connects and reads the greeting; the socket is left paused, with whatever followed the greeting unread. Throws `QmpDisconnected` if
  * nothing listens there, `QmpMonitorBusy` if no greeting comes, `QmpProtocolError` if it is not one, or the signal's reason.
  */
 export async function openMonitor(path: string, deadline: Deadline): Promise<{ socket: Socket; greeting: QmpGreeting }> {
-  deadline.signal?.throwIfAborted();
   if (Buffer.byteLength(path) > LONGEST_SOCKET_PATH) throw new QmpError(path, `the QMP monitor's path ${path} is longer than ${LONGEST_SOCKET_PATH} bytes: use a shorter folder`);
+  const { timeoutMs = Infinity, signal } = deadline;
+  const end = performance.now() + timeoutMs;
+  for (;;) {
+    signal?.throwIfAborted();
+    const leftMs = Math.max(1, Math.ceil(end - performance.now()));
+    try {
+      return await greet(path, { timeoutMs: leftMs, signal });
+    } catch (error) {
+      if (!(error instanceof NoGreeting)) throw error;
+      if (!(error instanceof QueueFull) || leftMs <= RETRY_MS) throw new QmpMonitorBusy(path, await findMonitorHolder(path), { cause: error });
+      await delay(RETRY_MS, undefined, { signal }).catch(() => undefined);
+    }
+  }
+}
+
+async function greet(path: string, deadline: Deadline): Promise<{ socket: Socket; greeting: QmpGreeting }> {
   const socket = connect({ path });
   // Whoever uses the socket learns of an error by its 'close'; without any listener it would end the process.
   let cause: NodeJS.ErrnoException | undefined;
@@ -32,7 +53,6 @@ export async function openMonitor(path: string, deadline: Deadline): Promise<{ s
     return { socket, greeting: parseGreeting(path, line) };
   } catch (error) {
     socket.destroy();
-    if (error instanceof NoGreeting) throw new QmpMonitorBusy(path, await findMonitorHolder(path), { cause: error });
     throw error;
   }
 }
@@ -78,8 +98,8 @@ function whyClosed(path: string, cause: NodeJS.ErrnoException | undefined): Erro
     case 'EPERM':
       return new QmpDisconnected(path, 'access is denied; run as the user who owns the socket', { cause });
     case 'EAGAIN':
-      // QEMU listens with a backlog of 1: one client is served, two may wait, and this one is a fourth.
-      return new NoGreeting('the queue of waiting clients is full', { cause });
+      // QEMU listens with a backlog of 1: one client is served, two wait. Those who gave up stay in the queue until the client goes.
+      return new QueueFull('the queue of waiting clients is full', { cause });
     default:
       return new QmpDisconnected(path, `${cause?.message}; see whether QEMU runs`, { cause });
   }

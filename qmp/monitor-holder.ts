@@ -8,10 +8,10 @@ const SEARCH_MS = 2_000;
  * Who is connected to the socket at `path`, as far as `ss` and our rights let us see: a process of another user stays unknown unless we
  * are root. Never throws; undefined if unknown.
  */
-export async function findMonitorHolder(path: string): Promise<MonitorHolder | undefined> {
+export async function findMonitorHolder(path: string, ss = 'ss'): Promise<MonitorHolder | undefined> {
   return new Promise((resolve) => {
     try {
-      execFile('ss', ['-xpH'], { timeout: SEARCH_MS, maxBuffer: 64 * 2 ** 20 }, (error, stdout) => resolve(error ? undefined : holderInSocketList(stdout, path)));
+      execFile(ss, ['-xpH'], { timeout: SEARCH_MS, maxBuffer: 64 * 2 ** 20 }, (error, stdout) => resolve(error ? undefined : holderInSocketList(stdout, path)));
     } catch {
       resolve(undefined);
     }

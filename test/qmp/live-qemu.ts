@@ -1,25 +1,31 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { watch } from 'node:fs';
-import { existsSync } from 'node:fs';
-import { dirname } from 'node:path';
+import { connect } from 'node:net';
+import { setTimeout as delay } from 'node:timers/promises';
+
+/** The socket's file is there a moment before anyone listens on it, so the only proof is a connection. */
+async function accepts(path: string, child: ChildProcess): Promise<void> {
+  while (child.exitCode === null && child.signalCode === null) {
+    const socket = connect(path);
+    const connected = await once(socket, 'connect').then(
+      () => true,
+      () => false,
+    );
+    socket.destroy();
+    if (connected) return;
+    await delay(5);
+  }
+}
 
 /** A process of the test that makes a socket at `path`; ended by its own handle. */
 export class LiveProcess {
   private constructor(readonly child: ChildProcess) {}
 
   static async start(binary: string, args: string[], path: string): Promise<LiveProcess> {
-    const appeared = new Promise<void>((resolve) => {
-      const watcher = watch(dirname(path), () => {
-        if (!existsSync(path)) return;
-        watcher.close();
-        resolve();
-      });
-    });
     const child = spawn(binary, args, { stdio: ['ignore', 'ignore', 'inherit'] });
     const failed = once(child, 'exit').then(([code]) => Promise.reject(new Error(`${binary} ended with ${code}`)));
     failed.catch(() => undefined);
-    await Promise.race([appeared, failed]);
+    await Promise.race([accepts(path, child), failed]);
     return new LiveProcess(child);
   }
 

@@ -59,7 +59,7 @@ describe('the vocabulary', () => {
 
   test('everything we say to qemu-storage-daemon is in its schema or is marked as newer', async () => {
     const daemon = await LiveProcess.storageDaemon(folder.path('d'));
-    const qmp = await QmpConnection.connect(folder.path('d'));
+    const qmp = new QmpMonitor(folder.path('d'));
     try {
       const { missing, newer } = compare(new QmpSchema(await qmp.execute('query-qmp-schema')), true);
       console.info(`qemu-storage-daemon lacks: ${newer.join(', ') || 'nothing'}`);
@@ -99,10 +99,10 @@ describe('a second client', () => {
     // QEMU's backlog is short: once it is full, even connecting fails.
     const waiting = Array.from({ length: 6 }, () => connect(second).on('error', () => undefined));
     await Promise.all(waiting.map((socket) => new Promise<void>((resolve) => socket.once('connect', resolve).once('close', () => resolve()))));
-    await expect(QmpConnection.connect(second)).rejects.toMatchObject({ name: 'QmpMonitorBusy', holder: { pid: holder.pid }, cause: { message: 'the queue of waiting clients is full' } });
+    await expect(QmpConnection.connect(second, { timeoutMs: 100 })).rejects.toMatchObject({ name: 'QmpMonitorBusy', holder: { pid: holder.pid }, cause: { message: 'the queue of waiting clients is full' } });
     for (const socket of waiting) socket.destroy();
 
-    const connecting = QmpConnection.connect(second);
+    const connecting = QmpConnection.connect(second, { timeoutMs: 30_000 });
     holder.kill();
     (await connecting).close();
   });
@@ -125,11 +125,8 @@ describe('a second client', () => {
     expect(holderInSocketList(list, '/run/a b.sock')).toEqual({ name: 'virsh', pid: 8 });
     expect(holderInSocketList(list, '/run/other.sock')).toBeUndefined();
     expect(holderInSocketList(list.replace(/ users:\(\("virsh.*/, ''), '/run/a b.sock')).toBeUndefined();
-    const { PATH } = process.env;
-    process.env.PATH = '/nonexistent';
-    await expect(findMonitorHolder(path)).resolves.toBeUndefined();
-    process.env.PATH = PATH;
-    await expect(findMonitorHolder('\0')).resolves.toBeUndefined();
+    await expect(findMonitorHolder(path, '/nonexistent/ss')).resolves.toBeUndefined();
+    await expect(findMonitorHolder(path, '\0')).resolves.toBeUndefined();
   });
 });
 
@@ -143,12 +140,17 @@ describe('a main loop that hangs', () => {
     await once(silent.listen(0, '127.0.0.1'), 'listening');
   });
 
+  afterEach(() => {
+    for (const peer of peers) peer.destroy();
+    silent.close();
+  });
+
   test('answers out-of-band commands all the same, however many others wait; a new connection is not negotiated', async () => {
     const qmp = await monitor.connection();
     const connected = once(silent, 'connection');
     let hanging = true;
     const { port } = silent.address() as AddressInfo;
-    const add = qmp.execute('blockdev-add', { driver: 'nbd', 'node-name': 'dead', server: { type: 'inet', host: '127.0.0.1', port: String(port) }, export: 'x', 'open-timeout': 60 }).catch((error: unknown) => {
+    const add = qmp.execute('blockdev-add', { driver: 'nbd', 'node-name': 'dead', server: { type: 'inet', host: '127.0.0.1', port: String(port) }, export: 'x' }).catch((error: unknown) => {
       hanging = false;
       return error;
     });
@@ -158,8 +160,6 @@ describe('a main loop that hangs', () => {
     await expect(QmpConnection.connect(second, { timeoutMs: 300 })).rejects.toBeInstanceOf(QmpTimeout);
     expect(hanging).toBe(true);
     for (const peer of peers) peer.destroy();
-    silent.close();
-    peers.push(...peers.splice(0));
     expect(await add).toBeInstanceOf(QmpCommandFailed);
     await Promise.all(others);
   });

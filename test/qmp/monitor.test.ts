@@ -28,7 +28,7 @@ test('concurrent users share one attempt and one connection', async () => {
   const { clients, accepted } = await listen();
   const replies = [monitor.execute('query-jobs'), monitor.execute('query-jobs'), monitor.executeOob('query-yank')];
   const client = await clients.next();
-  for (const _ of replies) await answer(client, []);
+  for (let answered = 0; answered < replies.length; answered++) await answer(client, []);
   await expect(Promise.all(replies)).resolves.toEqual([[], [], []]);
   expect(await monitor.connection()).toBe(await monitor.connection());
   expect(accepted.length).toBe(1);

@@ -1,0 +1,22 @@
+import type { Command } from 'commander';
+import { MigrationClient } from './migration-client';
+import { type TemporalAddress, temporalOptions } from '../workers/connection';
+import type { GlobalOptions } from './cli';
+
+/** Where Temporal is, by the global options of the command line; undefined leaves it to the environment. */
+export function givenAddress(command: Command): TemporalAddress | undefined {
+  const { temporalAddress, namespace } = command.optsWithGlobals<GlobalOptions>();
+  if (temporalAddress === undefined && namespace === undefined) return undefined;
+  const environment = temporalOptions();
+  return { address: temporalAddress ?? environment.options.address ?? 'localhost:7233', namespace: namespace ?? environment.namespace };
+}
+
+/** Connects, works, and closes whatever happens. */
+export async function withClient<T>(command: Command, work: (client: MigrationClient) => Promise<T>): Promise<T> {
+  const client = await MigrationClient.connect(givenAddress(command));
+  try {
+    return await work(client);
+  } finally {
+    await client.close();
+  }
+}

@@ -1,0 +1,241 @@
+import { execFileSync } from 'node:child_process';
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, truncateSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { dirname, join } from 'node:path';
+import { type Logger, pino } from 'pino';
+import { guestArtifacts, guestKernelArguments, type GuestOptions } from '../../demo/guest/artifacts';
+import { TestGuest } from '../../demo/guest/test-guest';
+import { MigrationClient } from '../../client/migration-client';
+import type { HostConfig } from '../../hypervisor/host-config';
+import { QmpConnection } from '../../qmp/connection';
+import { bundleWorkflows, type RunningWorker, startControlWorker } from '../../workers/control';
+import { devHostConfig } from '../../workers/dev';
+import { startHostAgent } from '../../workers/host-agent';
+import { installRuntime } from '../../workers/logger';
+import { freePort, startTemporalServer, type TemporalServer } from '../../workers/temporal-server';
+
+export const MIB = 2 ** 20;
+/** Odd on purpose: see shared facts on QEMU 7.2 under TCG. */
+export const MEMORY = '131080K';
+
+export interface LabDisk {
+  id?: string;
+  sizeBytes?: number;
+  format?: 'raw' | 'qcow2';
+  bus?: 'virtio-scsi' | 'virtio-blk';
+  /** A portable path instead of an image in `${images}`; nothing is made. */
+  path?: string;
+}
+
+export interface LabGuestOptions extends GuestOptions {
+  disks?: LabDisk[];
+  /** Further fields of the definition. */
+  extra?: Record<string, unknown>;
+  arguments?: string[];
+}
+
+let runtimeInstalled = false;
+
+/** A Temporal server, a control worker and host agents of one test file, all real. Everything is below one folder, on tmpfs where there is one. */
+export class Lab {
+  readonly configs = new Map<string, HostConfig>();
+  readonly agents = new Map<string, RunningWorker>();
+  readonly guests = new Map<string, TestGuest>();
+  control!: RunningWorker;
+  client!: MigrationClient;
+
+  private constructor(readonly folder: string, readonly server: TemporalServer, readonly logger: Logger) {}
+
+  /** `host-a` is on 127.0.0.1 and `host-b` on ::1, so that a move one way is IPv6, and the way back IPv4. */
+  static async open(addresses: Record<string, string> = { 'host-a': '127.0.0.1', 'host-b': '::1' }): Promise<Lab> {
+    const folder = mkdtempSync(join(existsSync('/dev/shm') ? '/dev/shm' : tmpdir(), 'vmf-'));
+    const logger = pino({ level: process.env['VMFERRY_LOG'] ?? 'debug' }, pino.destination({ dest: join(folder, 'lab.log'), sync: true }));
+    if (!runtimeInstalled) installRuntime(logger);
+    runtimeInstalled = true;
+    const server = await startTemporalServer({ port: await freePort(), uiPort: await freePort(), database: join(folder, 'temporal.db'), logFile: join(folder, 'temporal.log') });
+    const lab = new Lab(folder, server, logger);
+    try {
+      lab.control = await startControlWorker({ temporal: lab.temporal, logger, bundle: await bundleWorkflows() });
+      for (const [name, address] of Object.entries(addresses)) await lab.addHost(name, { address });
+      lab.client = await MigrationClient.connect(lab.temporal);
+      return lab;
+    } catch (error) {
+      await lab.close();
+      throw error;
+    }
+  }
+
+  get temporal() {
+    return { address: this.server.address, namespace: 'default' };
+  }
+
+  async addHost(name: string, extra: Record<string, unknown> = {}, start = true): Promise<HostConfig> {
+    const devices = join(this.folder, name, 'devices');
+    mkdirSync(devices, { recursive: true });
+    // A third each, so that hosts on one address don't meet; a test of its own gives two hosts the same range.
+    const config = devHostConfig(this.folder, name, this.server.address, extra, { boot: dirname(guestArtifacts().kernel), devices: { path: devices, blockDevices: true } });
+    this.configs.set(name, config);
+    if (start) await this.startAgent(name);
+    return config;
+  }
+
+  async startAgent(name: string): Promise<void> {
+    this.agents.set(name, await startHostAgent(this.configs.get(name)!, this.logger));
+  }
+
+  async stopAgent(name: string): Promise<void> {
+    await this.agents.get(name)?.stop();
+    this.agents.delete(name);
+  }
+
+  config(host: string): HostConfig {
+    return this.configs.get(host)!;
+  }
+
+  image(host: string, name: string): string {
+    return join(this.folder, host, 'images', name);
+  }
+
+  runFile(host: string, guest: string, file: string): string {
+    return join(this.config(host).runDir, guest, file);
+  }
+
+  /** The definition of a test guest. It has a second monitor, `look.sock`, for looking without asking vmferry. */
+  definition(name: string, options: LabGuestOptions = {}): Record<string, unknown> & { name: string } {
+    const { disks = [{}, {}], extra, arguments: more = [], ...guest } = options;
+    return {
+      name,
+      machine: 'pc-q35-7.2',
+      memory: MEMORY,
+      boot: { kernel: '${boot}/vmlinuz', initrd: '${boot}/initramfs.img', append: guestKernelArguments({ rate: '4M', memory: '8M', dirty: '1M', ...guest }) },
+      disks: disks.map((disk, index) => ({
+        id: disk.id ?? `drive-scsi-disk-${index}`,
+        path: disk.path ?? `\${images}/${name}-${index}.${disk.format ?? 'raw'}`,
+        format: disk.format ?? 'raw',
+        bus: disk.bus ?? 'virtio-scsi',
+      })),
+      arguments: ['-chardev', 'socket,id=serial0,path=${run}/serial.sock,server=on,wait=off', '-serial', 'chardev:serial0', '-qmp', 'unix:${run}/look.sock,server=on,wait=off', ...more],
+      ...extra,
+    };
+  }
+
+  makeImages(host: string, name: string, disks: LabDisk[] = [{}, {}]): void {
+    disks.forEach(({ path, format = 'raw', sizeBytes = 32 * MIB }, index) => {
+      if (path) return;
+      const image = this.image(host, `${name}-${index}.${format}`);
+      if (format === 'qcow2') execFileSync('qemu-img', ['create', '-q', '-f', 'qcow2', image, String(sizeBytes)]);
+      else {
+        writeFileSync(image, '');
+        truncateSync(image, sizeBytes);
+      }
+    });
+  }
+
+  /** Defines and starts a guest on a host, and waits until it has written `writes` blocks. */
+  async boot(host: string, name: string, options: LabGuestOptions = {}, writes = 200): Promise<TestGuest> {
+    this.makeImages(host, name, options.disks);
+    await this.client.onHost(host, 'defineGuest', { definition: this.definition(name, options) });
+    await this.client.onHost(host, 'startGuest', { guest: name });
+    const guest = new TestGuest();
+    this.guests.set(name, guest);
+    await guest.attach(this.runFile(host, name, 'serial.sock'));
+    await guest.ready();
+    await this.written(guest, writes);
+    return guest;
+  }
+
+  /** Waits until the guest has completed this many writes. */
+  async written(guest: TestGuest, writes: number): Promise<void> {
+    while (Number(/written=(\d+)/.exec(await guest.command('stats'))![1]) < writes) await guest.nextTick();
+  }
+
+  /** Moves a guest and follows it with its console. Source images are deleted unless asked otherwise. */
+  async move(name: string, to: string, input: Record<string, unknown> = {}) {
+    const guest = this.guests.get(name);
+    const migration = await this.client.migrate({ vm: name, to, sourceDisks: 'wipe', maxDowntimeMs: 3_000, ...input });
+    const following = new AbortController();
+    const attached = guest?.attach(this.runFile(to, name, 'serial.sock'), { signal: following.signal }).catch(() => undefined);
+    try {
+      const result = await migration.result();
+      await attached;
+      return result;
+    } finally {
+      following.abort();
+    }
+  }
+
+  /** Talks to the guest's second monitor. */
+  async look<T>(host: string, name: string, work: (qmp: QmpConnection) => Promise<T>): Promise<T> {
+    const qmp = await QmpConnection.connect(this.runFile(host, name, 'look.sock'));
+    try {
+      return await work(qmp);
+    } finally {
+      qmp.close();
+    }
+  }
+
+  /** All processes whose command line names this host's folder: `pid program`. */
+  processes(host: string): string[] {
+    const folder = join(this.folder, host) + '/';
+    return readdirSync('/proc').filter((pid) => /^\d+$/.test(pid)).flatMap((pid) => {
+      try {
+        const argv = readFileSync(`/proc/${pid}/cmdline`, 'utf8').split('\0');
+        return argv[0]!.includes('qemu') && argv.some((argument) => argument.includes(folder)) ? [`${pid} ${argv[0]}`] : [];
+      } catch {
+        return [];
+      }
+    });
+  }
+
+  /**
+   * Everything on a host, found by looking at processes, files, ports and QEMU itself, that should not be there when `guests` live there and
+   * no migration is under way. Empty if all is well.
+   */
+  async leftovers(host: string, guests: string[]): Promise<string[]> {
+    const found: string[] = [];
+    const processes = this.processes(host);
+    if (processes.length !== guests.length) found.push(`${processes.length} QEMU processes instead of ${guests.length}: ${processes.join(', ')}`);
+    const list = (folder: string) => (existsSync(folder) ? readdirSync(folder) : []);
+    const { runDir, stateDir, ports } = this.config(host);
+    for (const name of list(runDir)) if (!guests.includes(name)) found.push(`run folder ${name}: ${list(join(runDir, name)).join(', ')}`);
+    for (const name of guests) for (const file of list(join(runDir, name))) if (!['qmp.sock', 'look.sock', 'serial.sock', 'qemu.pid', 'qemu.log'].includes(file)) found.push(`run file ${name}/${file}`);
+    for (const name of list(join(stateDir, 'guests'))) {
+      if (!guests.includes(name)) found.push(`state of guest ${name}`);
+      else if (existsSync(join(stateDir, 'guests', name, 'attempt.json'))) found.push(`an attempt of ${name} is still on record`);
+    }
+    for (const image of list(join(this.folder, host, 'images'))) if (!guests.some((name) => image.startsWith(`${name}-`) && !/\.(vmferry|kept)-/.test(image))) found.push(`image ${image}`);
+    const listening = execFileSync('ss', ['-ltnpH'], { encoding: 'utf8' }).split('\n').filter((line) => line.includes('qemu') && processes.some((one) => line.includes(`pid=${one.split(' ')[0]},`)));
+    listening.forEach((line) => found.push(`listening: ${line.trim().replace(/\s+/g, ' ')} (ports ${ports.from}-${ports.to})`));
+    for (const name of guests) {
+      await this.look(host, name, async (qmp) => {
+        for (const job of await qmp.execute('query-jobs')) found.push(`job ${job.id} in ${name}`);
+        for (const one of await qmp.execute('query-block-exports')) found.push(`export ${one.id} in ${name}`);
+        for (const node of await qmp.execute('query-named-block-nodes', { flat: true })) if (/vmferry/.test(node['node-name'] ?? '') || /^nbd/.test(node.drv)) found.push(`node ${node['node-name']} in ${name}`);
+      });
+    }
+    return found;
+  }
+
+  /** The number of events in the history of a guest's last migration, and the run's id. */
+  async history(name: string) {
+    const handle = this.client.temporal.workflow.getHandle(`migrate/${name}`);
+    return await handle.fetchHistory();
+  }
+
+  /** Bytes that an image really takes. */
+  allocated(path: string): number {
+    return statSync(path).blocks * 512;
+  }
+
+  /** Ends all guests by their process ids, then everything else. */
+  async close(): Promise<void> {
+    this.guests.forEach((guest) => guest.close());
+    for (const name of [...this.agents.keys()]) await this.stopAgent(name);
+    await this.control?.stop();
+    await this.client?.close();
+    for (const host of this.configs.keys()) for (const one of this.processes(host)) process.kill(Number.parseInt(one, 10), 'SIGKILL');
+    await this.server.stop();
+    if (process.env['VMFERRY_KEEP_LAB']) console.error(`lab kept: ${this.folder}`);
+    else rmSync(this.folder, { recursive: true, force: true });
+  }
+}
