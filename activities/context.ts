@@ -1,4 +1,4 @@
-import { activityInfo, cancellationDetails, cancellationSignal, Context, heartbeat } from '@temporalio/activity';
+import { Context } from '@temporalio/activity';
 import type { Logger } from 'pino';
 import type { Host } from '../hypervisor/host';
 import type { LeaseServer } from '../hypervisor/lease';
@@ -48,16 +48,18 @@ const HEARTBEAT_MS = 1_000;
  * worker's stop apart from a user's cancel, and turns every error into one of `activities/errors.ts`.
  */
 export async function runStep<T>({ host, logger }: HostDependencies, phase: string, ref: Partial<MigrationRef> & { guest?: string }, work: (step: Step) => Promise<T>): Promise<T> {
-  const { activityType, attempt: activityTry, workflowExecution } = activityInfo();
+  // Held, since an abort's listeners run outside the activity's asynchronous context.
+  const context = Context.current();
+  const { activityType, attempt: activityTry, workflowExecution } = context.info;
   const log = logger.child({ migration: workflowExecution?.workflowId, guest: ref.guest, host: host.name, phase, step: activityType });
   let progress: Progress = { phase };
-  const timer = setInterval(() => heartbeat(progress), HEARTBEAT_MS);
+  const timer = setInterval(() => context.heartbeat(progress), HEARTBEAT_MS);
   const cancelled = new AbortController();
   const leaving = new AbortController();
-  const signal = cancellationSignal();
+  const signal = context.cancellationSignal;
   const onAbort = () => {
     const reason: unknown = signal.reason;
-    (cancellationDetails()?.workerShutdown && !cancellationDetails()?.cancelRequested ? leaving : cancelled).abort(reason);
+    (context.cancellationDetails?.workerShutdown && !context.cancellationDetails.cancelRequested ? leaving : cancelled).abort(reason);
   };
   if (signal.aborted) onAbort();
   else signal.addEventListener('abort', onAbort);
@@ -71,7 +73,7 @@ export async function runStep<T>({ host, logger }: HostDependencies, phase: stri
       ended: AbortSignal.any([cancelled.signal, leaving.signal]),
       progress: (now) => {
         progress = now;
-        heartbeat(now);
+        context.heartbeat(now);
       },
     });
     log.info({ ms: Date.now() - started }, `${activityType} done`);
@@ -79,7 +81,7 @@ export async function runStep<T>({ host, logger }: HostDependencies, phase: stri
   } catch (error) {
     if (signal.aborted && (error === signal.reason || (error as Error).name === 'AbortError')) {
       log.info({ leaving: leaving.signal.aborted }, `${activityType} stops: ${leaving.signal.aborted ? 'this agent ends, QEMU stays as it is' : 'cancelled'}`);
-      return await Context.current().cancelled;
+      return await context.cancelled;
     }
     log.warn({ ms: Date.now() - started, error: (error as Error).message }, `${activityType} failed`);
     throw toFailure(error, host.name, ref.guest);

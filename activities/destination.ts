@@ -48,6 +48,7 @@ export function destinationActivities(deps: HostDependencies) {
         const record = store.attempt(input.guest);
         if (record?.role !== 'destination' || record.attempt !== input.attempt) return;
         await discard(host, input.guest, record);
+        lease.forget(input.attempt);
       });
     },
 
@@ -99,6 +100,7 @@ export function destinationActivities(deps: HostDependencies) {
       await runStep(deps, 'cleanup', input, async () => {
         await stopStorageDaemon(host, input.guest);
         if (store.attempt(input.guest)?.attempt === input.attempt) await store.setAttempt(input.guest, undefined);
+        lease.forget(input.attempt);
         await deps.announce();
       });
     },

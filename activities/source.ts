@@ -42,8 +42,11 @@ export function sourceActivities(deps: HostDependencies) {
       });
     },
 
-    /** Waits until every mirror has caught up once. Throws `MirrorFailed` as soon as one ends. */
-    async awaitMirrors(input: MigrationRef & { targets: MirrorTarget[] }): Promise<void> {
+    /**
+     * Waits until every mirror has caught up once, and what it is behind now could be drained in half the downtime budget at the rate at
+     * which it copies. Throws `MirrorFailed` as soon as one ends.
+     */
+    async awaitMirrors(input: MigrationRef & { targets: MirrorTarget[]; maxDowntimeMs: number }): Promise<void> {
       await runStep(deps, 'converge', input, async (step) => {
         const qmp = await host.monitor(input.guest).connection();
         const events = qmp.listen('BLOCK_JOB_READY', 'JOB_STATUS_CHANGE');
@@ -52,9 +55,11 @@ export function sourceActivities(deps: HostDependencies) {
           for (;;) {
             const states = await mirrorStates(qmp, input.targets, input.attempt);
             assertMirroring(states);
-            step.progress({ phase: 'converge', disks: states.map((state) => rate.disk(state)) });
-            if (states.every(({ ready }) => ready)) return;
-            await events.next({ timeoutMs: SAMPLE_MS, signal: step.ended }).catch((error: Error) => {
+            const disks = states.map((state) => rate.disk(state));
+            step.progress({ phase: 'converge', disks });
+            const ready = states.every((state) => state.ready);
+            if (ready && disks.every(({ remainingBytes, bytesPerSecond }) => remainingBytes <= (bytesPerSecond * input.maxDowntimeMs) / 2000)) return;
+            await events.next({ timeoutMs: ready ? SAMPLE_MS / 5 : SAMPLE_MS, signal: step.ended }).catch((error: Error) => {
               if (error.name !== 'QmpTimeout') throw error;
             });
           }
@@ -97,6 +102,7 @@ export function sourceActivities(deps: HostDependencies) {
             paused: () => {
               paused = true;
             },
+            note: (what) => step.log.info(what),
           });
         } finally {
           over.abort();

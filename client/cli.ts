@@ -22,12 +22,6 @@ profiles of the temporal command; by default at localhost:7233. VMFERRY_DEBUG=1 
 ${EXIT_CODES_HELP}
 The guide is docs/operating.md.`;
 
-/** What every command gets besides its own arguments. */
-export interface GlobalOptions {
-  temporalAddress?: string;
-  namespace?: string;
-}
-
 export function buildProgram(): Command {
   const program = new Command('vmferry')
     .description('Moves running QEMU guests, with their disks, between hosts.')

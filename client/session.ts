@@ -1,7 +1,12 @@
 import type { Command } from 'commander';
 import { MigrationClient } from './migration-client';
 import { type TemporalAddress, temporalOptions } from '../workers/connection';
-import type { GlobalOptions } from './cli';
+
+/** What every command gets besides its own arguments. */
+export interface GlobalOptions {
+  temporalAddress?: string;
+  namespace?: string;
+}
 
 /** Where Temporal is, by the global options of the command line; undefined leaves it to the environment. */
 export function givenAddress(command: Command): TemporalAddress | undefined {

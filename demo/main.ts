@@ -6,7 +6,7 @@ import { installRuntime, createLogger } from '../workers/logger';
 import { shutdownSignal } from '../workers/shutdown';
 import { hostNowMs } from './guest/test-guest';
 import { runNaive } from './naive';
-import { crossingGapMs, GUEST, Stage } from './stage';
+import { crossingGapMs, GUEST, Stage, type Summary } from './stage';
 
 const HELP = `npm run demo -- [--keep] [--json] [--naive] [--verbose]
 
@@ -17,19 +17,6 @@ Moves a running guest, which writes to both its disks all the while, between two
   --verbose  every step's log line`;
 
 const say = (text: string) => process.stderr.write(`${text}\n`);
-
-interface Summary {
-  vm: string;
-  from: string;
-  to: string;
-  outcome: string;
-  totalMs: number;
-  downtimeMs: number | null;
-  blocksWritten: number;
-  blocksLost: number | null;
-  workflowId: string;
-  runId: string;
-}
 
 async function demo({ keep, json, verbose }: { keep: boolean; json: boolean; verbose: boolean }): Promise<number> {
   const logger = createLogger({ pretty: true, level: verbose ? 'info' : 'error' });

@@ -1,30 +1,17 @@
-import { type ChildProcess, spawn } from 'node:child_process';
-import { once } from 'node:events';
-import { mkdirSync, mkdtempSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
-import { tmpdir } from 'node:os';
-import { dirname, join } from 'node:path';
-import { createInterface } from 'node:readline';
 import { setTimeout as delay } from 'node:timers/promises';
-import { qemuArguments } from '../hypervisor/command-line';
-import { definitionSchema } from '../hypervisor/definition';
-import { runFolder } from '../hypervisor/host-config';
 import { formatBytes } from '../hypervisor/size';
-import { QmpConnection } from '../qmp/connection';
-import { QmpDisconnected, QmpTimeout } from '../qmp/errors';
+import { QmpDisconnected } from '../qmp/errors';
 import type { QmpEventQueue } from '../qmp/event-queue';
-import type { BlockJobInfo, StatusInfo } from '../qmp/structures';
-import { devHostConfig } from '../workers/dev';
+import type { BlockJobInfo } from '../qmp/structures';
 import { shutdownSignal } from '../workers/shutdown';
 import { freePort } from '../workers/temporal-server';
-import { guestArtifacts } from './guest/artifacts';
-import { hostNowMs, TestGuest, type VerifyResult } from './guest/test-guest';
-import { SlowLink } from './slow-link';
+import { hostNowMs, type TestGuest, type VerifyResult } from './guest/test-guest';
+import { type Fate, type NaiveQemu, NaiveStage } from './naive-stage';
 import { crossingGapMs, demoDefinition, GUEST, HOSTS, type Summary } from './stage';
 
 type Say = (text: string) => void;
 
 const MIB = 2 ** 20;
-const DISK_BYTES = 128 * MIB;
 const WRITTEN_BYTES = 64 * MIB;
 /** Per disk, and so twice that in all: before the mirrors are READY, and after, when the link is slower than the guest. */
 const CALM = '4M';
@@ -46,12 +33,6 @@ const ANSWER_MS = 5_000;
 const VERIFY_MS = 60_000;
 
 const LABEL = 'THE WRONG WAY: migrate-continue at pre-switchover, because the mirrors say "ready". None of vmferry\'s own migration code runs here.';
-
-/** What became of one QEMU: it ended (`exit` says how), or lives with this status, or lives and does not answer (neither). */
-export interface Fate {
-  exit?: string;
-  status?: StatusInfo;
-}
 
 export interface NaiveResult {
   /** `naive-` and the worst thing that happened; `naive-nothing-lost` if nothing bad did. */
@@ -80,7 +61,7 @@ export async function runNaive(say: Say, json: boolean): Promise<number> {
 
 /** The wrong flow itself, on QEMUs of its own, which are gone afterwards with all their files. Throws if it cannot even be begun, and when `interrupted` rejects. */
 export async function naiveMigration(say: Say, interrupted?: Promise<never>): Promise<NaiveResult> {
-  const stage = new NaiveStage(say);
+  const stage = new NaiveStage({ rate: CALM }, say);
   try {
     const flow = wrongFlow(stage, say);
     return await (interrupted ? Promise.race([flow, interrupted]) : flow);
@@ -95,6 +76,7 @@ async function wrongFlow(stage: NaiveStage, say: Say): Promise<NaiveResult> {
   say('Booting the guest on host-a; it writes to both its disks at random …');
   const source = await stage.start('host-a', false);
   await guest.attach(source.serial);
+  await source.qmp.execute('cont');
   await guest.ready();
   while ((await written(guest)).bytes < WRITTEN_BYTES) await guest.nextTick();
 
@@ -107,14 +89,14 @@ async function wrongFlow(stage: NaiveStage, say: Say): Promise<NaiveResult> {
   const disks = demoDefinition({}).disks.map(({ id }) => id);
   await destination.qmp.execute('nbd-server-start', { addr: { type: 'inet', data: { host: '127.0.0.1', port: String(nbdPort) } } });
   for (const id of disks) await destination.qmp.execute('block-export-add', { type: 'nbd', id: `export-${id}`, 'node-name': id, name: id, writable: true });
-  const link = (stage.link = await SlowLink.listen({ target: { host: '127.0.0.1', port: nbdPort } }));
+  const link = await stage.openLink(nbdPort);
   const ready = source.qmp.listen('BLOCK_JOB_READY', 'BLOCK_JOB_COMPLETED');
   for (const id of disks) {
     const target = `nbd-${id}`.replace('drive-', '');
     await source.qmp.execute('blockdev-add', { driver: 'nbd', 'node-name': target, server: { type: 'inet', host: '127.0.0.1', port: String(link.port) }, export: id });
     await source.qmp.execute('blockdev-mirror', { 'job-id': `mirror-${id}`, device: id, target, sync: 'full' });
   }
-  for (const _ of disks) {
+  for (let mirrors = 0; mirrors < disks.length; mirrors++) {
     const { event, data } = await ready.next({ timeoutMs: READY_MS });
     if (event !== 'BLOCK_JOB_READY') throw new Error(`a mirror ended before it was ready: ${JSON.stringify(data)}`);
   }
@@ -147,7 +129,7 @@ async function wrongFlow(stage: NaiveStage, say: Say): Promise<NaiveResult> {
     // Its writers would write over what is missing, and so hide some of it.
     await guest.command('pause', ANSWER_MS).catch((error: Error) => say(`  guest: ${error.message}`));
   } else {
-    await Promise.race([destination.ended, delay(ANSWER_MS)]);
+    await Promise.race([destination.ended, delay(ANSWER_MS, undefined, { ref: false })]);
   }
   await mirrorsGone(source);
   const totalMs = Math.round(hostNowMs() - began);
@@ -169,7 +151,8 @@ async function wrongFlow(stage: NaiveStage, say: Say): Promise<NaiveResult> {
   return result;
 }
 
-function judge({ source, destination }: { source: Fate; destination: Fate }, verified: VerifyResult | undefined): string {
+/** One word for it all: of two evils the one that the user's data feels. */
+export function judge({ source, destination }: { source: Fate; destination: Fate }, verified: VerifyResult | undefined): string {
   if (verified && verified.blocksLost > 0) return 'naive-blocks-lost';
   if (source.exit && destination.exit) return 'naive-both-died';
   if (source.exit) return 'naive-source-died';
@@ -182,12 +165,12 @@ function judge({ source, destination }: { source: Fate; destination: Fate }, ver
 function report({ outcome, mirrors, verified, writesCompleted, downtimeMs }: NaiveResult, say: Say): void {
   if (verified) {
     const { blocksLost, blocksWritten, first } = verified;
-    say(`  Of ${blocksWritten} blocks that it had written, ${blocksLost} are lost: the disk told it "done", and has something else.`);
+    say(blocksLost > 0 ? `  Of ${blocksWritten} blocks that it had written, ${blocksLost} are lost: the disk told it "done", and has something else.` : `  All ${blocksWritten} blocks that it had written are there.`);
     for (const bad of first.slice(0, 4)) {
       const [disk, block, expected, found] = bad.split(':');
       say(`    disk ${disk}, block ${block}: write ${expected} was completed, the disk has ${/^\d+$/.test(found!) ? `write ${found}` : found}`);
     }
-    say(`  It noticed a pause of ${downtimeMs ?? '?'} ms, and nothing else: no error, no event tells it.`);
+    if (blocksLost > 0 && downtimeMs !== null) say(`  It noticed a pause of ${downtimeMs} ms, and nothing else: neither an error nor an event says that they are missing.`);
   } else {
     say(`  No guest runs that could be asked. It had completed ${writesCompleted} writes when it left.`);
   }
@@ -232,42 +215,6 @@ async function mirrorsGone(source: NaiveQemu): Promise<void> {
   for (const until = hostNowMs() + SETTLE_MS; hostNowMs() < until && !source.exit; ) {
     const jobs = await source.qmp.execute('query-block-jobs', undefined, { timeoutMs: ANSWER_MS }).catch(() => undefined);
     if (jobs?.length === 0) return;
-    await Promise.race([source.ended, delay(100)]);
-  }
-}
-
-/** Two QEMUs and the guest that goes from one to the other, all children of this process and below one folder. */
-class NaiveStage {
-  readonly guest = new TestGuest();
-  link: SlowLink | undefined;
-  private readonly folder = mkdtempSync(join(tmpdir(), 'vmferry-naive-'));
-  private readonly qemus: NaiveQemu[] = [];
-  private closed = false;
-
-  constructor(private readonly say: Say) {}
-
-  async start(host: (typeof HOSTS)[number], incoming: boolean): Promise<NaiveQemu> {
-    if (this.closed) throw new Error('the stage was closed');
-    const config = devHostConfig(this.folder, host, 'none:0', {}, { boot: dirname(guestArtifacts().kernel) });
-    const run = runFolder(config, GUEST);
-    mkdirSync(run, { recursive: true });
-    for (const index of [0, 1]) {
-      const image = join(config.roots['images']!.path, `${GUEST}-${index}.raw`);
-      writeFileSync(image, '');
-      truncateSync(image, DISK_BYTES);
-    }
-    const args = qemuArguments(config, definitionSchema.parse(demoDefinition({ rate: CALM })), { incoming });
-    const qemu = new NaiveQemu(incoming ? 'destination' : 'source', config.binaries.qemu[0]!, args, run, this.say);
-    this.qemus.push(qemu);
-    await qemu.connect();
-    return qemu;
-  }
-
-  async close(): Promise<void> {
-    this.closed = true;
-    this.guest.close();
-    await Promise.all(this.qemus.map((qemu) => qemu.end()));
-    await this.link?.close();
-    rmSync(this.folder, { recursive: true, force: true });
+    await Promise.race([source.ended, delay(100, undefined, { ref: false })]);
   }
 }

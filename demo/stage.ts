@@ -27,6 +27,23 @@ export function demoDefinition(options: GuestOptions) {
   };
 }
 
+/** What the demo prints with --json. */
+export interface Summary {
+  vm: string;
+  from: string;
+  to: string;
+  outcome: string;
+  totalMs: number;
+  /** The guest's own; null if it did not arrive. */
+  downtimeMs: number | null;
+  blocksWritten: number;
+  /** null if no guest was left to ask. */
+  blocksLost: number | null;
+  /** null where no workflow ran. */
+  workflowId: string | null;
+  runId: string | null;
+}
+
 /** Two hosts on this machine with a guest that writes to both its disks. */
 export class Stage {
   readonly guest = new TestGuest();

@@ -15,7 +15,6 @@ export { importCommandLine } from './import-command-line';
 
 /** A QEMU on this host, whoever started it. */
 export interface QemuProcess extends ProcessIdentity {
-  argv: string[];
   /** After `-daemonize` or `-chroot` this is `/`, wherever it started. */
   cwd: string;
   /** Real path of its binary, also of one that was replaced since. */
@@ -40,7 +39,7 @@ export class AdoptionRefused extends GuestStateError {
 }
 
 /** What /proc knows about a process; undefined if it is gone, or is somebody's whom we may not look at. */
-export function describeProcess(pid: number): QemuProcess | undefined {
+export function describeProcess(pid: number): (QemuProcess & { argv: string[] }) | undefined {
   try {
     const identity = identify(pid);
     if (!identity) return undefined;
@@ -54,10 +53,11 @@ export function describeProcess(pid: number): QemuProcess | undefined {
   }
 }
 
-/** All QEMUs on this host that run a binary which its configuration lists. */
+/** All QEMUs on this host that run a binary which its configuration lists. Without their arguments, which may hold secrets: the list leaves the host. */
 export async function findQemuProcesses(config: HostConfig): Promise<QemuProcess[]> {
   const pids = readdirSync('/proc').filter((entry) => /^\d+$/.test(entry)).map(Number);
-  return pids.flatMap((pid) => describeProcess(pid) ?? []).filter(({ executable }) => emulatorName(config, executable) !== undefined);
+  const found = pids.flatMap((pid) => describeProcess(pid) ?? []).filter(({ executable }) => emulatorName(config, executable) !== undefined);
+  return found.map(({ argv: _argv, ...process }) => process);
 }
 
 /** The name under which the configuration lists this binary. */

@@ -27,7 +27,7 @@ const TEXT_KEYS = new Set(['name', 'string', 'net', 'ipv6-net', 'bootfile', 'ser
 /** A character device, as `-serial` and `-monitor` take it, that is on the network. */
 export const NETWORK_DEVICE = /^(tcp|udp|telnet|tn3270|websocket|ws):/;
 /** QEMU runs in `/`, so a relative path is an absolute one in disguise. These keys are paths even without a slash. */
-export const PATH_KEYS = new Set(['file', 'filename', 'path', 'dir', 'logfile', 'mem-path', 'kernel', 'initrd', 'dtb', 'D', 'L', 'hda', 'hdb', 'hdc', 'hdd', 'cdrom', 'fda', 'fdb', 'sd', 'mtdblock', 'pflash']);
+const PATH_KEYS = new Set(['file', 'filename', 'path', 'dir', 'logfile', 'mem-path', 'kernel', 'initrd', 'dtb', 'D', 'L', 'hda', 'hdb', 'hdc', 'hdd', 'cdrom', 'fda', 'fdb', 'sd', 'mtdblock', 'pflash']);
 export const isPathKey = (key: string) => PATH_KEYS.has(key.slice(key.lastIndexOf('.') + 1));
 
 /** The absolute path in a text, with what stands before it (`unix:`): it starts where a slash does not follow a name. */
@@ -58,7 +58,9 @@ export function checkedOptions(config: HostConfig, guest: string, field: 'argume
       const option = expandOption(config, guest, raw);
       const fix = FORBIDDEN[option.flag] ?? (field === 'arguments' ? OWNED[option.flag] : undefined);
       if (fix) refuse(fix);
-      if (!TEXT_FLAGS.has(option.flag)) pathProblems(config, guest, option).forEach(refuse);
+      // A QEMU that knows this option as one without a value would take its value for an option that nobody checked.
+      if (/^-./.test(option.value ?? '') && option.flag !== 'append') refuse('its value looks like another option');
+      pathProblems(config, guest, option).forEach(refuse);
       if (option.flag === 'chardev' && readFields(option)['id'] === OUR_MONITOR) refuse(`"${OUR_MONITOR}" is vmferry's own: give it another id`);
       if (option.flag === 'mon' && readFields(option)['chardev'] === OUR_MONITOR) refuse(`"${OUR_MONITOR}" is vmferry's own: give a second monitor its own chardev`);
       if (field === 'arguments' && ours.some((path) => option.value?.includes(path))) refuse('that file is vmferry\'s own: give another name');
@@ -75,8 +77,8 @@ export function checkedOptions(config: HostConfig, guest: string, field: 'argume
 function pathProblems(config: HostConfig, guest: string, option: Option): string[] {
   const problems: string[] = [];
   mapFields(option, (text, key) => {
-    if (/-cmd:/.test(text)) problems.push('it runs a command');
     if (isText(option.flag, key, text)) return text;
+    if (/-cmd:/.test(text)) problems.push('it runs a command');
     const absolute = absolutePathIn(text);
     const relative = text.includes('/') || (isPathKey(key) && text !== '') || /^(unix|file|pipe):/.test(text);
     const problem = absolute ? pathProblem(config, guest, absolute.path) : relative ? `"${text}" is a relative path: give it as "\${root}/…"` : undefined;
@@ -87,8 +89,8 @@ function pathProblems(config: HostConfig, guest: string, option: Option): string
 }
 
 /** A text that is no path, whatever it looks like: prose, an address with its prefix, or, as `file` of `-blockdev`, the name of another node. */
-function isText(flag: string, key: string, text: string): boolean {
-  if (TEXT_KEYS.has(key) || /^[\da-fA-F:.]+\/\d+$/.test(text)) return true;
+export function isText(flag: string, key: string, text: string): boolean {
+  if (TEXT_FLAGS.has(flag) || TEXT_KEYS.has(key) || /^[\da-fA-F:.]+\/\d+$/.test(text)) return true;
   if (flag === 'blockdev') return /(^|\.)file$/.test(key) && !text.includes('/');
   return (flag === 'smbios' && key !== 'file') || (flag === 'object' && key === 'data');
 }

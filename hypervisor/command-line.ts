@@ -1,7 +1,7 @@
 import { statSync } from 'node:fs';
 import { checkedOptions, OUR_MONITOR } from './argument-rules';
 import { type Definition, type Disk, FIRMWARE_VARIABLES, InvalidDefinition } from './definition';
-import { type HostConfig, PathRefused, resolvePath, runFolder } from './host-config';
+import { type HostConfig, resolvePath, runFolder } from './host-config';
 import { formatArguments, type Option, parseArguments } from './qemu-options';
 
 /** Real path of the QMP socket that the agent uses. Throws `PathRefused`. */
@@ -25,13 +25,12 @@ export function qemuArguments(config: HostConfig, definition: Definition, { inco
     try {
       return resolvePath(config, guest, portable);
     } catch (error) {
-      if (!(error instanceof PathRefused)) throw error;
-      reasons.push(error.message);
+      reasons.push((error as Error).message);
       return portable;
     }
   };
   const machine = definition.commandLine
-    ? collect(checkedOptions(config, guest, 'commandLine', parseArguments(definition.commandLine))).filter(({ flag }) => !OURS_TO_GIVE.has(flag))
+    ? collect(checkedOptions(config, guest, 'commandLine', parseArguments(definition.commandLine).filter(({ flag }) => !OURS_TO_GIVE.has(flag))))
     : machineOptions(definition, place, (netdevs) => collect(checkedOptions(config, guest, 'nics', netdevs)));
   const further = collect(checkedOptions(config, guest, 'arguments', parseArguments(definition.arguments)));
   const monitor = place(definition.monitor ?? '${run}/qmp.sock');

@@ -8,7 +8,7 @@ import { sizeSchema } from './size';
  */
 const NAME = /^[A-Za-z0-9][A-Za-z0-9_.-]{0,47}$/;
 const ID = /^[A-Za-z][A-Za-z0-9_.-]{0,63}$/;
-const PORTABLE_PATH = /^\$\{[a-z][a-z0-9-]*\}\/(?!.*(?:^|\/)\.\.?(?:\/|$))[^\0\n,]+$/;
+const PORTABLE_PATH = /^\$\{[a-z][a-z0-9-]*\}(?!.*\/\.\.?(?:\/|$))\/[^\0\n,]+$/;
 
 /** QEMU's node names have up to 31 bytes (`BlockDriverState.node_name`). */
 const MAX_NODE_NAME = 31;

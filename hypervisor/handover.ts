@@ -50,6 +50,8 @@ export interface HandOverSignals {
   leave: AbortSignal;
   /** Called when the guest has been paused: from here on every millisecond counts. */
   paused(): void;
+  /** For the log: what happens inside the window. */
+  note(what: string): void;
 }
 
 class GiveUp extends Error {
@@ -58,6 +60,8 @@ class GiveUp extends Error {
   }
 }
 
+/** `migrate-continue` is sent only to a destination that was heard of within this time. */
+const FRESH_MS = 250;
 /** A QEMU that hangs is freed out of band this long after it should have answered (R7). */
 const HANG_MS = 2_000;
 
@@ -184,6 +188,7 @@ class HandOver {
     if (this.budget) return;
     this.moments.stopped = since;
     this.signals.paused();
+    this.signals.note('QEMU pauses the guest');
     const left = Math.max(0, since + this.plan.maxDowntimeMs - Date.now());
     this.budget = [
       this.later(left, () => this.abandon('downtime-budget', `its disks could not be finished inside the downtime budget of ${this.plan.maxDowntimeMs} ms`)),
@@ -218,7 +223,8 @@ class HandOver {
     this.moments.mirrorsEnded = Date.now();
     await this.marked;
     await assertNoMirrors(this.qmp);
-    const loss = this.lease.loss(this.silenceLimitMs);
+    await this.lease.fresh(FRESH_MS, signal);
+    const loss = this.lease.loss(FRESH_MS);
     if (loss) this.abandon(loss.kind, loss.message);
     signal.throwIfAborted();
   }
@@ -262,6 +268,7 @@ class HandOver {
   private async runOn(reason: GiveUp): Promise<HandOverResult> {
     const rearmed = this.cancelsSent && reason.kind !== 'mirror-failed' && reason.kind !== 'peer-silent' ? await this.rearm() : !this.cancelsSent;
     await cancelMigration(this.qmp, HANG_MS);
+    this.signals.note('the migration is cancelled, the guest is the source\'s');
     await this.ownAgain();
     const states = rearmed ? await mirrorStates(this.qmp, this.plan.targets, this.plan.attempt).catch(() => []) : [];
     const mirrorsReady = states.length === this.plan.targets.length && states.every((state) => state.ready && !state.concluded);
@@ -286,10 +293,13 @@ class HandOver {
   }
 
   private abandon(kind: GiveUpKind, message: string): void {
-    if (!this.giveUp.signal.aborted) this.giveUp.abort(new GiveUp(kind, message));
+    if (this.giveUp.signal.aborted) return;
+    this.signals.note(`gives up: ${message}`);
+    this.giveUp.abort(new GiveUp(kind, message));
   }
 
   private async freeHangingSource(): Promise<void> {
+    this.signals.note('QEMU hangs: cuts its connections to the destination');
     await clearMirrors(this.host.monitor(this.guest), { silent: true }).catch(() => undefined);
   }
 

@@ -1,5 +1,5 @@
 import { basename, dirname, join, resolve } from 'node:path';
-import { absolutePathIn, isPathKey } from './argument-rules';
+import { absolutePathIn, isPathKey, isText } from './argument-rules';
 import { type Definition, definitionSchema, guestNameSchema, InvalidDefinition, parseWith } from './definition';
 import type { HostConfig } from './host-config';
 import { type ForeignDisk, readDisks } from './import-disks';
@@ -95,11 +95,12 @@ class Importer {
     if (!first) this.refuse('it has no QMP monitor on a UNIX socket (-qmp unix:PATH,server=on,wait=off), so nothing can speak to it');
     if (!this.name) this.refuse('it has no name: give one (--name)');
     else if (!guestNameSchema.safeParse(this.name).success) this.refuse(`its name "${this.name}" cannot be used here: give another (--name)`);
+    const accelerator = this.accelerator();
     const draft = {
       name: this.name,
       machine,
       emulator: this.context.emulator ?? basename(this.argv[0] ?? ''),
-      accelerator: this.context.accelerator ?? this.accelerator(),
+      accelerator: this.context.accelerator ?? accelerator,
       cpu: this.cpu(),
       memory: this.memory(),
       boot: this.boot(),
@@ -123,11 +124,6 @@ class Importer {
     const refuse = (why: string) => this.refuse(`-${flag}${value === undefined ? '' : ` ${value}`}: ${why}`);
     if (REFUSED[flag]) refuse(REFUSED[flag]);
     switch (flag) {
-      case 'append':
-      case 'name':
-      case 'uuid':
-      case 'cpu':
-        return option;
       case 'machine':
       case 'M':
         return this.places(mapFields(option, (text, key) => (key === 'type' && this.context.machine ? this.context.machine : text)));
@@ -172,8 +168,7 @@ class Importer {
   private places(option: Option): Option {
     const shown = `-${option.flag} ${option.value}`;
     return mapFields(option, (text, key) => {
-      if (option.flag === 'blockdev' && /(^|\.)file$/.test(key)) return text;
-      if ((option.flag === 'fw_cfg' && key === 'name') || (option.flag === 'smbios' && key !== 'file')) return text;
+      if (isText(option.flag, key, text)) return text;
       if (isPathKey(key) && text !== '') {
         const file = text.replace(/^file:/, '');
         return /^[A-Za-z0-9+.-]+:/.test(file) ? text : this.input(file, shown);

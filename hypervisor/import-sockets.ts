@@ -18,7 +18,9 @@ export interface ForeignMonitor {
 export class Sockets {
   readonly monitors: ForeignMonitor[] = [];
   private readonly names = new Map<string, string>();
+  /** Character devices of monitors, and those of them that speak QMP, a line a message (`pretty` takes several). */
   private readonly monitorIds: Set<string | undefined>;
+  private readonly controlIds: Set<string | undefined>;
 
   /** `output` places a file that QEMU writes. */
   constructor(
@@ -26,10 +28,10 @@ export class Sockets {
     private readonly output: (path: string) => string,
     private readonly refuse: Refuse,
   ) {
-    this.monitorIds = new Set(options.filter(({ flag }) => flag === 'mon').map((option) => readFields(option)['chardev']));
-    this.controlIds = new Set(options.filter((option) => option.flag === 'mon' && readFields(option)['mode'] === 'control' && !isOn(readFields(option)['pretty'])).map((option) => readFields(option)['chardev']));
+    const monitors = options.filter(({ flag }) => flag === 'mon').map(readFields);
+    this.monitorIds = new Set(monitors.map(({ chardev }) => chardev));
+    this.controlIds = new Set(monitors.filter(({ mode, pretty }) => mode === 'control' && !isOn(pretty)).map(({ chardev }) => chardev));
   }
-  private readonly controlIds: Set<string | undefined>;
 
   /** `-serial`, `-parallel`, `-debugcon`, `-monitor`, `-qmp`, `-qmp-pretty`. */
   device({ flag, value = '' }: Option): Option {

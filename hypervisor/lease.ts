@@ -18,6 +18,8 @@ type ToSource = { armed: boolean } | { beat: number } | { gone: string };
 export interface LeaseHolder {
   /** Resolves if the incoming QEMU answers; rejects with a reason if it is gone. */
   probe(): Promise<void>;
+  /** Resolves when the incoming QEMU is gone: no beat is waited for to say so. */
+  ended: Promise<Error>;
   /** The source says whether the guest shall run on arrival. Resolves when that is durable. */
   arm(run: boolean): Promise<void>;
 }
@@ -45,12 +47,19 @@ export class LeaseServer {
     throw noFreePort(config);
   }
 
-  /** Answers for this attempt until the returned function is called. */
-  hold(attempt: string, holder: LeaseHolder): () => void {
+  /** Answers for this attempt until the returned function is called: with a reason if the QEMU is gone for good, which is told from then on. */
+  hold(attempt: string, holder: LeaseHolder): (gone?: string) => void {
     this.holders.set(attempt, holder);
-    return () => {
-      if (this.holders.get(attempt) === holder) this.holders.delete(attempt);
+    return (gone) => {
+      if (this.holders.get(attempt) !== holder) return;
+      if (gone === undefined) this.holders.delete(attempt);
+      else this.holders.set(attempt, { ...holder, probe: () => Promise.reject(new Error(gone)) });
     };
+  }
+
+  /** Forgets an attempt. */
+  forget(attempt: string): void {
+    this.holders.delete(attempt);
   }
 
   async close(): Promise<void> {
@@ -86,8 +95,9 @@ export class LeaseServer {
         if (holder && !closed.aborted) send({ beat: count });
       } catch (error) {
         send({ gone: (error as Error).message });
+        return;
       }
-      await delay(BEAT_MS, undefined, { signal: closed }).catch(() => undefined);
+      await Promise.race([...(holder ? [holder.ended] : []), delay(BEAT_MS, undefined, { signal: closed })]).catch(() => undefined);
     }
   }
 }
@@ -131,6 +141,12 @@ export class Lease {
     }
   }
 
+  /** Resolves when the destination was heard of within the last `limitMs`; waits for it if need be. */
+  async fresh(limitMs: number, signal: AbortSignal): Promise<void> {
+    while (this.gone === undefined && this.silentForMs > limitMs) await this.change(signal);
+  }
+
+  /** Why the lease is not good now, if so. */
   loss(limitMs: number): LeaseLoss | undefined {
     if (this.gone !== undefined) return { kind: 'peer-gone', message: this.gone };
     const silent = this.silentForMs;

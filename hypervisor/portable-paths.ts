@@ -1,5 +1,6 @@
-import { normalize } from 'node:path';
-import { type HostConfig, PathRefused, resolvePath, runFolder } from './host-config';
+import { existsSync, lstatSync } from 'node:fs';
+import { dirname, normalize } from 'node:path';
+import { type HostConfig, resolvePath, runFolder } from './host-config';
 
 /** Devices that every host has, and that hold nothing. */
 const HARMLESS = new Set(['/dev/null', '/dev/zero', '/dev/full', '/dev/random', '/dev/urandom']);
@@ -34,9 +35,14 @@ export function pathProblem(config: HostConfig, guest: string, path: string): st
   if (!portable.includes('/')) return undefined;
   try {
     resolvePath(config, guest, portable);
-    return undefined;
   } catch (error) {
-    if (error instanceof PathRefused) return error.message;
-    throw error;
+    return (error as Error).message;
   }
+  const link = linkToNowhere(path);
+  return link && `${path} leads through ${link}, a link to nowhere: a file made there would be wherever it points`;
+}
+
+function linkToNowhere(path: string): string | undefined {
+  if (existsSync(path)) return undefined;
+  return lstatSync(path, { throwIfNoEntry: false })?.isSymbolicLink() ? path : linkToNowhere(dirname(path));
 }

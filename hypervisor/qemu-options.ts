@@ -6,7 +6,7 @@ export interface Option {
 
 /** Options that take no value (qemu-options.hx, 7.2 to 10.0, those without HAS_ARG); every other takes one. */
 const WITHOUT_VALUE = new Set(
-  'h help version S s daemonize nographic snapshot nodefaults no-user-config no-reboot no-shutdown no-acpi no-hpet no-fd-bootchk enable-kvm enable-fips mem-prealloc only-migratable preconfig usb full-screen portrait alt-grab ctrl-grab no-frame no-quit sdl curses singlestep win2k-hack xen-attach xen-domid-restrict enable-sync-profile audio-help old-param semihosting perfmap jitdump'.split(' '),
+  'h help version S s daemonize nographic snapshot nodefaults no-user-config no-reboot no-shutdown no-acpi no-hpet no-fd-bootchk enable-kvm enable-fips mem-prealloc only-migratable preconfig usb full-screen portrait alt-grab ctrl-grab no-frame no-quit sdl curses singlestep win2k-hack xen-attach xen-domid-restrict enable-sync-profile async-teardown audio-help old-param semihosting perfmap jitdump'.split(' '),
 );
 
 /** Options whose whole value is one thing: QEMU does not split it at commas. */
@@ -56,6 +56,7 @@ export function joinFields(parts: readonly string[]): string {
  * short forms as QEMU takes them (`server` is `server=on`, `nowait` is `wait=off`). The last of several wins. Throws `UnreadableOption`.
  */
 export function readFields({ flag, value = '' }: Option): Record<string, string> {
+  if (UNSPLIT.has(flag)) return { [flag]: value };
   const fields: Record<string, string> = {};
   const add = (text: string, key: string) => {
     fields[key] = text;

@@ -8,6 +8,7 @@ import { ensureQemu, qemuLastWords, quitQemu } from './launch';
 import type { LeaseServer } from './lease';
 import { listenForMigration } from './migration';
 import { isAddressInUse, noFreePort, portsInOrder } from './ports';
+import { processExit } from './processes';
 import { releaseImages } from './storage-daemon';
 
 /** Moments at the destination, in milliseconds since the epoch by that host's clock. */
@@ -69,6 +70,7 @@ export async function takeOver(host: Host, lease: LeaseServer, guest: string, at
   if (!host.process(guest)) throw new DestinationDied(`the QEMU of guest ${guest} on ${host.name} is not running${lastWords(host, guest)}`);
   const qmp = await host.monitor(guest).connection();
   const release = lease.hold(attempt, {
+    ended: qmp.closed,
     probe: async () => {
       await qmp.execute('query-status', undefined, { timeoutMs: 60_000, signal });
     },
@@ -77,15 +79,24 @@ export async function takeOver(host: Host, lease: LeaseServer, guest: string, at
     },
   });
   try {
-    return await whenComplete(host, guest, attempt, qmp, signal);
-  } catch (error) {
-    if (error instanceof QmpDisconnected && !host.process(guest)) {
-      throw new DestinationDied(`the QEMU of guest ${guest} on ${host.name} ended before the guest had arrived${lastWords(host, guest)}`);
-    }
-    throw error;
-  } finally {
+    const result = await whenComplete(host, guest, attempt, qmp, signal);
     release();
+    return result;
+  } catch (error) {
+    if (error instanceof DestinationDied || (error instanceof QmpDisconnected && !(await stillRuns(host, guest)))) {
+      const died = error instanceof DestinationDied ? error : new DestinationDied(`the QEMU of guest ${guest} on ${host.name} ended before the guest had arrived${lastWords(host, guest)}`);
+      release(died.message);
+      throw died;
+    }
+    release();
+    throw error;
   }
+}
+
+/** A process that has closed its monitor may need a moment to be gone. */
+async function stillRuns(host: Host, guest: string): Promise<boolean> {
+  const process = host.process(guest);
+  return process !== undefined && !(await processExit(process, AbortSignal.timeout(500)).then(() => true, () => false));
 }
 
 async function whenComplete(host: Host, guest: string, attempt: string, qmp: QmpConnection, signal: AbortSignal): Promise<TakeOverResult> {

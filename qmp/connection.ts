@@ -7,7 +7,7 @@ import { LineDecoder } from './line-decoder';
 import type { QmpArguments, QmpCommand, QmpEvent, QmpEventName, QmpOobCommand, QmpReturns } from './vocabulary';
 
 export interface ConnectOptions extends Deadline {
-  /** The longest line that is accepted. Default 64 MiB; `query-named-block-nodes` without `flat` has been seen with many MB. */
+  /** The longest line that is accepted. Default 64 MiB. */
   maxReplyBytes?: number;
 }
 
@@ -49,7 +49,7 @@ const MAX_REPLY_BYTES = 64 * 2 ** 20;
 
 /**
  * QEMU stops reading its socket, and with that also out-of-band commands, when 8 in-band ones are queued (QEMU's monitor/qmp.c,
- * QMP_REQ_QUEUE_LEN_MAX). The rest waits here, so that a `yank` always gets through.
+ * QMP_REQ_QUEUE_LEN_MAX; measured on 7.2: with 9 in flight an `exec-oob` got no answer). The rest waits here, so that a `yank` always gets through.
  */
 const IN_BAND_LIMIT = 7;
 

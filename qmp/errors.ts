@@ -11,7 +11,7 @@ export class QmpError extends Error {
   }
 }
 
-/** QEMU's error classes. Only `GenericError` is common; the text in `desc` then says more, and steps classify it (facts: docs/qemu.md). */
+/** QEMU's error classes. Only `GenericError` is common; the text in `desc` then says more, and steps classify it (facts/qemu.md §6). */
 export type QmpErrorClass = 'GenericError' | 'CommandNotFound' | 'DeviceNotActive' | 'DeviceNotFound' | 'KVMMissingCap' | (string & Record<never, never>);
 
 const REMEDY: Record<string, string> = {

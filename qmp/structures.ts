@@ -171,7 +171,7 @@ export interface MigrationInfo {
   'socket-address'?: Record<string, unknown>[];
 }
 
-/** `downtime-limit` in ms, from 1 to 2,000,000 (0 is a trap: facts §3); bandwidths in bytes a second, and QEMU takes no 0 for "none". */
+/** `downtime-limit` in ms, from 1 to 2,000,000 (0 is a trap: facts/qemu.md §3); bandwidths in bytes a second, and QEMU takes no 0 for "none". */
 export interface MigrationParameters {
   'max-bandwidth'?: number;
   'downtime-limit'?: number;

@@ -4,7 +4,7 @@ export type * from './structures';
 
 type None = Record<string, never>;
 
-/** Every command that we send: its arguments, what it returns, what it is to us. A trap's source is facts (docs/qemu.md) unless said. */
+/** Every command that we send: its arguments, what it returns, what it is to us. A trap's source is facts/qemu.md unless said. */
 export interface QmpCommands {
   /** Ends the negotiation; nothing else is accepted before. `QmpConnection.connect` sends it. */
   qmp_capabilities: { arguments: { enable?: 'oob'[] }; returns: None };

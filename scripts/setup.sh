@@ -179,7 +179,8 @@ cd "$root"
 mkdir -p "$cache" || fail "cannot create $cache; set VMFERRY_CACHE to a folder that can be written"
 exec 9>"$cache/.setup.lock"
 flock -n 9 || { say "waiting for another set-up to end"; flock 9; }
-rm -rf "$cache"/*.?????? # what a killed set-up left; mktemp's names, and with the lock held nobody's
+# What a killed set-up left: with the lock held, nobody works in these. Only our own names, as VMFERRY_CACHE may be any folder.
+rm -rf "$cache"/{download,build,"temporal-$TEMPORAL_VERSION",guest-????????????}.??????
 
 require_node
 install_npm_packages

@@ -24,6 +24,8 @@ export interface DevOptions {
 export interface DevStack {
   server: TemporalServer;
   configs: Record<string, HostConfig>;
+  /** Rejects if a worker fails. */
+  done: Promise<void>;
   stop(): Promise<void>;
 }
 
@@ -60,7 +62,9 @@ export async function startDevStack(options: DevOptions): Promise<DevStack> {
     const configs = Object.fromEntries(hosts.map((name) => [name, devHostConfig(folder, name, server.address, options.address ? { address: options.address } : {}, options.roots)]));
     running.push(await startControlWorker({ temporal: { address: server.address, namespace: 'default' }, logger }));
     for (const config of Object.values(configs)) running.push(await startHostAgent(config, logger));
-    return { server, configs, stop };
+    const done = Promise.race(running.map((one) => one.done));
+    done.catch(() => undefined);
+    return { server, configs, done, stop };
   } catch (error) {
     await stop();
     throw error;

@@ -12,6 +12,10 @@ import { CONTROL_QUEUE, hostWorkflowId, type HostReport, reportSignal } from '..
 import { connectClient, connectWorker } from './connection';
 import type { RunningWorker } from './control';
 
+export interface RunningAgent extends RunningWorker {
+  host: Host;
+}
+
 /** How often a host says that it is there. */
 const REFRESH_MS = 30_000;
 /** A window that has begun is finished before the agent ends (R8). */
@@ -21,7 +25,7 @@ const GRACE = '20 seconds';
  * The agent of one host: the only process that touches its QEMUs, files and sockets. It may be started, stopped and killed at any time;
  * the guests do not notice.
  */
-export async function startHostAgent(config: HostConfig, logger: Logger): Promise<RunningWorker> {
+export async function startHostAgent(config: HostConfig, logger: Logger): Promise<RunningAgent> {
   await mkdir(config.stateDir, { recursive: true, mode: 0o700 });
   await mkdir(config.runDir, { recursive: true, mode: 0o700 });
   const host = new Host(config);
@@ -60,6 +64,7 @@ export async function startHostAgent(config: HostConfig, logger: Logger): Promis
   }, REFRESH_MS);
   logger.info({ host: config.name, address: config.address, leasePort: lease.port, guests: host.store.names() }, 'agent runs');
   return {
+    host,
     done,
     stop: async () => {
       clearInterval(refresh);

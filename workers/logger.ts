@@ -6,7 +6,8 @@ export function createLogger(options: { pretty: boolean; level?: string }): Logg
   const level = options.level ?? process.env['VMFERRY_LOG'] ?? 'info';
   // A task token would let its reader answer for the worker.
   const redact = ['taskToken', '*.taskToken'];
-  if (options.pretty) return pino({ level, redact, transport: { target: 'pino-pretty', options: { destination: 2, ignore: 'pid,hostname', translateTime: 'HH:MM:ss.l' } } });
+  const colorize = process.stderr.isTTY && !process.env['NO_COLOR'];
+  if (options.pretty) return pino({ level, redact, transport: { target: 'pino-pretty', options: { destination: 2, colorize, ignore: 'pid,hostname', translateTime: 'HH:MM:ss.l' } } });
   return pino({ level, redact }, pino.destination({ dest: 2, sync: true }));
 }
 

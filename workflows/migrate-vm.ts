@@ -82,9 +82,9 @@ export async function migrateVm(raw: MigrateVmInput): Promise<MigrationResult> {
       if (!mirrorsReady) {
         enter('mirror');
         await source.step.startMirrors({ ...ref, targets });
-        enter('converge');
-        await source.converge.awaitMirrors({ ...ref, targets });
       }
+      enter('converge');
+      await source.converge.awaitMirrors({ ...ref, targets, maxDowntimeMs: input.maxDowntimeMs });
       status.memoryTry++;
       enter('memory');
       const incoming = await destination.step.openIncoming(ref);
@@ -117,7 +117,7 @@ export async function migrateVm(raw: MigrateVmInput): Promise<MigrationResult> {
   /** Both halves of the switchover in flight at once; they talk to QEMU and to each other, not to us. */
   async function switchOver(targets: MirrorTarget[], incoming: { host: string; port: number; leasePort: number }) {
     let failure: unknown;
-    const receiving = new CancellationScope({ cancellable: true, parent: undefined as never });
+    const receiving = new CancellationScope();
     // A cancel of the migration is the source's to answer: the destination goes on until the source has said what happened.
     const received = CancellationScope.nonCancellable(() => receiving.run(() => destination.switchover.receive(ref))).then(
       (arrived) => arrived,

@@ -1,7 +1,7 @@
 import { execFileSync } from 'node:child_process';
 import { readFileSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import type { TestGuest } from '../../demo/guest/test-guest';
+import { expectClean, expectWhole } from '../support/expect';
 import { Lab, MIB } from '../support/lab';
 
 let lab: Lab;
@@ -10,24 +10,6 @@ beforeAll(async () => {
 }, 60_000);
 afterAll(async () => await lab?.close());
 
-/** The guest's own proof: every block it ever completed, and every page, is there, and no second copy ever ticked. */
-async function expectWhole(guest: TestGuest): Promise<void> {
-  const { blocksLost, memoryErrors, writeErrors, first, blocksWritten } = await guest.verify();
-  expect({ blocksLost, memoryErrors, writeErrors, first, twoCopies: guest.duplicateEvidence }).toEqual({ blocksLost: 0, memoryErrors: 0, writeErrors: 0, first: [], twoCopies: [] });
-  expect(blocksWritten).toBeGreaterThan(50);
-}
-
-async function expectClean(where: Record<string, string[]>): Promise<void> {
-  for (const host of ['host-a', 'host-b']) expect({ host, leftovers: await lab.leftovers(host, where[host] ?? []) }).toEqual({ host, leftovers: [] });
-}
-
-async function stop(host: string, name: string): Promise<void> {
-  await lab.client.onHost(host, 'stopGuest', { guest: name, graceMs: 0 });
-  await lab.client.onHost(host, 'removeGuest', { guest: name });
-  lab.guests.get(name)?.close();
-  execFileSync('sh', ['-c', `rm -f ${lab.image(host, name)}-*`]);
-}
-
 test('a guest that writes to two raw virtio-scsi disks arrives with every block and page, and nothing is left behind', async () => {
   const guest = await lab.boot('host-a', 'plain');
   const result = await lab.move('plain', 'host-b');
@@ -35,10 +17,10 @@ test('a guest that writes to two raw virtio-scsi disks arrives with every block 
   expect(result.downtimeMs).toBeGreaterThan(0);
   await lab.written(guest, 400);
   await expectWhole(guest);
-  await expectClean({ 'host-b': ['plain'] });
+  await expectClean(lab, { 'host-b': ['plain'] });
   const history = await lab.history('plain');
   expect(history.events!.length).toBeLessThanOrEqual(120);
-  await stop('host-b', 'plain');
+  await lab.dismiss('host-b', 'plain');
 });
 
 test('a guest goes there and back three times', async () => {
@@ -48,8 +30,8 @@ test('a guest goes there and back three times', async () => {
     await lab.move('commuter', 'host-a');
   }
   await expectWhole(guest);
-  await expectClean({ 'host-a': ['commuter'] });
-  await stop('host-a', 'commuter');
+  await expectClean(lab, { 'host-a': ['commuter'] });
+  await lab.dismiss('host-a', 'commuter');
 }, 240_000);
 
 test('two guests that move at once in opposite directions both arrive whole', async () => {
@@ -57,9 +39,9 @@ test('two guests that move at once in opposite directions both arrive whole', as
   await Promise.all([lab.move('east', 'host-b'), lab.move('west', 'host-a')]);
   await expectWhole(east);
   await expectWhole(west);
-  await expectClean({ 'host-a': ['west'], 'host-b': ['east'] });
-  await stop('host-a', 'west');
-  await stop('host-b', 'east');
+  await expectClean(lab, { 'host-a': ['west'], 'host-b': ['east'] });
+  await lab.dismiss('host-a', 'west');
+  await lab.dismiss('host-b', 'east');
 }, 240_000);
 
 test('qcow2 images on virtio-blk arrive whole, of the same size, sparse and consistent', async () => {
@@ -67,8 +49,8 @@ test('qcow2 images on virtio-blk arrive whole, of the same size, sparse and cons
   const guest = await lab.boot('host-a', 'cow', { disks: [...disks], region: '16M' });
   await lab.move('cow', 'host-b');
   await expectWhole(guest);
-  await expectClean({ 'host-b': ['cow'] });
-  await stop('host-b', 'cow').catch(() => undefined);
+  await expectClean(lab, { 'host-b': ['cow'] });
+  await lab.dismiss('host-b', 'cow');
 });
 
 test('a qcow2 image has the same virtual size, stays sparse and passes qemu-img check after a move', async () => {
@@ -80,7 +62,7 @@ test('a qcow2 image has the same virtual size, stays sparse and passes qemu-img 
   expect(JSON.parse(execFileSync('qemu-img', ['info', '--output=json', image], { encoding: 'utf8' }))).toMatchObject({ 'virtual-size': 512 * MIB, format: 'qcow2' });
   execFileSync('qemu-img', ['check', '-q', image]);
   expect(lab.allocated(image)).toBeLessThan(64 * MIB);
-  await stop('host-b', 'sparse');
+  await lab.dismiss('host-b', 'sparse');
 });
 
 test('disks of odd sizes arrive with the same size to the byte', async () => {
@@ -89,8 +71,8 @@ test('disks of odd sizes arrive with the same size to the byte', async () => {
   await lab.move('odd', 'host-b');
   await expectWhole(guest);
   sizes.forEach((size, index) => expect(readFileSync(lab.image('host-b', `odd-${index}.raw`)).length).toBe(size));
-  await expectClean({ 'host-b': ['odd'] });
-  await stop('host-b', 'odd');
+  await expectClean(lab, { 'host-b': ['odd'] });
+  await lab.dismiss('host-b', 'odd');
 });
 
 test('a paused guest arrives paused, can move again, and runs on when it is told to', async () => {
@@ -103,8 +85,8 @@ test('a paused guest arrives paused, can move again, and runs on when it is told
   await lab.look('host-a', 'paused', async (qmp) => await qmp.execute('cont'));
   await guest.nextTick();
   await expectWhole(guest);
-  await expectClean({ 'host-a': ['paused'] });
-  await stop('host-a', 'paused');
+  await expectClean(lab, { 'host-a': ['paused'] });
+  await lab.dismiss('host-a', 'paused');
 }, 240_000);
 
 const root = process.getuid!() === 0;
@@ -124,8 +106,8 @@ if (!root) console.log('skipped: the test with loop devices needs root');
     await lab.move('block', 'host-b');
     await expectWhole(guest);
     execFileSync('sh', ['-c', `rm ${lab.image('host-a', 'backing')} ${lab.image('host-b', 'backing')}`]);
-    await expectClean({ 'host-b': ['block'] });
-    await stop('host-b', 'block');
+    await expectClean(lab, { 'host-b': ['block'] });
+    await lab.dismiss('host-b', 'block');
   } finally {
     devices.forEach((device) => execFileSync('losetup', ['--detach', device]));
   }

@@ -7,10 +7,11 @@ import { guestArtifacts, guestKernelArguments, type GuestOptions } from '../../d
 import { TestGuest } from '../../demo/guest/test-guest';
 import { MigrationClient } from '../../client/migration-client';
 import type { HostConfig } from '../../hypervisor/host-config';
+import { setBandwidth } from '../../hypervisor/storage-daemon';
 import { QmpConnection } from '../../qmp/connection';
 import { bundleWorkflows, type RunningWorker, startControlWorker } from '../../workers/control';
 import { devHostConfig } from '../../workers/dev';
-import { startHostAgent } from '../../workers/host-agent';
+import { type RunningAgent, startHostAgent } from '../../workers/host-agent';
 import { installRuntime } from '../../workers/logger';
 import { freePort, startTemporalServer, type TemporalServer } from '../../workers/temporal-server';
 
@@ -39,7 +40,7 @@ let runtimeInstalled = false;
 /** A Temporal server, a control worker and host agents of one test file, all real. Everything is below one folder, on tmpfs where there is one. */
 export class Lab {
   readonly configs = new Map<string, HostConfig>();
-  readonly agents = new Map<string, RunningWorker>();
+  readonly agents = new Map<string, RunningAgent>();
   readonly guests = new Map<string, TestGuest>();
   control!: RunningWorker;
   client!: MigrationClient;
@@ -172,6 +173,41 @@ export class Lab {
     } finally {
       qmp.close();
     }
+  }
+
+  /** The guest's mirrors, as QEMU shows them. */
+  async mirrors(host: string, name: string): Promise<{ ready: boolean; remaining: number }[]> {
+    return await this.look(host, name, async (qmp) => (await qmp.execute('query-block-jobs')).map(({ ready, len, offset }) => ({ ready, remaining: len - offset })));
+  }
+
+  /** Changes the cap on the copy to this host, as a slower or faster link would. */
+  async setBandwidth(host: string, name: string, bytesPerSecond: number | undefined): Promise<void> {
+    // The agent of this process holds the storage daemon's monitor: its own is used.
+    await setBandwidth(this.agents.get(host)!.host, name, bytesPerSecond);
+  }
+
+  /** Resolves when the guest's QEMU on this host has sent its whole memory. */
+  async sourceCompleted(host: string, name: string): Promise<void> {
+    await this.look(host, name, async (qmp) => {
+      const events = qmp.listen('MIGRATION');
+      while ((await qmp.execute('query-status')).status !== 'postmigrate') await events.next({ timeoutMs: 50 }).catch(() => undefined);
+    });
+  }
+
+  /** Resolves when the guest's migration is in this phase. */
+  async phase(name: string, phase: string): Promise<void> {
+    const migration = await this.client.migration(name);
+    for await (const view of migration.watch()) if (view.phase === phase) return;
+    throw new Error(`the migration of ${name} ended before phase ${phase}`);
+  }
+
+  /** Ends a guest and deletes its images. */
+  async dismiss(host: string, name: string): Promise<void> {
+    await this.client.onHost(host, 'stopGuest', { guest: name, graceMs: 0 });
+    await this.client.onHost(host, 'removeGuest', { guest: name });
+    this.guests.get(name)?.close();
+    this.guests.delete(name);
+    for (const image of readdirSync(join(this.folder, host, 'images'))) if (image.startsWith(`${name}-`)) rmSync(this.image(host, image));
   }
 
   /** All processes whose command line names this host's folder: `pid program`. */
