@@ -77,20 +77,26 @@ export async function stopGuest(host: Host, guest: string, graceMs: number): Pro
   await quitQemu(host, guest);
 }
 
-/**
- * Ends the guest's QEMU on this host; nothing happens if none runs. The caller knows that this copy is not needed. The run folder is
- * removed, unless a storage daemon still lives there.
- */
-export async function quitQemu(host: Host, guest: string, folder: 'keep-folder' | 'remove-folder' = 'remove-folder'): Promise<void> {
+/** Ends the guest's QEMU on this host and removes its run folder; nothing happens if none runs. The caller knows that this copy is not needed. */
+export async function quitQemu(host: Host, guest: string): Promise<void> {
   const process = host.process(guest);
   if (process) {
     const monitor = host.monitor(guest);
     // A QEMU whose main loop hangs does not answer: SIGTERM, then SIGKILL, end it all the same.
-    await monitor.execute('quit', undefined, { timeoutMs: 2_000 }).catch(() => undefined);
+    await monitor.execute('quit', {}, { timeoutMs: 2_000 }).catch(() => undefined);
     await processExit(process, AbortSignal.timeout(3_000)).catch(() => terminate(process, 2_000));
     host.monitors.forget(monitor.path);
   }
-  if (folder === 'remove-folder') await rm(runFolder(host.config, guest), { recursive: true, force: true });
+  await rm(runFolder(host.config, guest), { recursive: true, force: true });
+}
+
+/** Ends a QEMU that has nothing to lose, such as one that waits for a guest, at once. Its run folder, where a storage daemon may live, stays. */
+export async function killQemu(host: Host, guest: string): Promise<void> {
+  const process = host.process(guest);
+  if (!process) return;
+  const { path } = host.monitor(guest);
+  await terminate(process, 0);
+  host.monitors.forget(path);
 }
 
 /** What QEMU printed last, for the message of an error about its end. */

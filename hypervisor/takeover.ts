@@ -4,7 +4,7 @@ import { eventTimeMs, type QmpEventQueue } from '../qmp/event-queue';
 import { activateImages } from './activate';
 import type { DestinationAttempt } from './guest-store';
 import { GuestStateError, type Host } from './host';
-import { ensureQemu, qemuLastWords, quitQemu } from './launch';
+import { ensureQemu, killQemu, qemuLastWords } from './launch';
 import type { LeaseServer } from './lease';
 import { listenForMigration } from './migration';
 import { isAddressInUse, noFreePort, portsInOrder } from './ports';
@@ -35,7 +35,7 @@ export async function openIncoming(host: Host, guest: string, attempt: string): 
   if (host.process(guest)) {
     if (record.migrationPort !== undefined) return record.migrationPort;
     // An agent died between `migrate-incoming` and our note of its port; QEMU takes that command only once.
-    await quitQemu(host, guest, 'keep-folder');
+    await killQemu(host, guest);
   }
   const qmp = await (await ensureQemu(host, host.definition(guest), true)).connection();
   for (const port of portsInOrder(host.config.ports)) {
@@ -56,7 +56,7 @@ export async function destroyIncoming(host: Host, guest: string, attempt: string
   const record = host.store.attempt(guest);
   if (record?.role !== 'destination' || record.attempt !== attempt) return;
   if (host.store.ownership(guest)?.state === 'owner') throw new GuestStateError(`guest ${guest} runs on ${host.name} already, or did: its copy there is not thrown away`);
-  await quitQemu(host, guest, 'keep-folder');
+  await killQemu(host, guest);
   const { migrationPort: _port, run: _run, ...rest } = record;
   await host.store.setAttempt(guest, rest);
 }
@@ -113,8 +113,9 @@ async function whenComplete(host: Host, guest: string, attempt: string, qmp: Qmp
     }
     const { run } = destinationAttempt(host, guest, attempt);
     if (run === undefined) throw new GuestStateError(`guest ${guest} arrived on ${host.name}, but its source never said whether to run it`);
-    // Both must be done before `cont`: a guest whose images are exported cannot lock them, and one without the marker may not run (R10).
-    await Promise.all([releaseImages(host, guest), markAboutToRun(host, guest, attempt)]);
+    // A guest whose images are exported cannot lock them. The marker (R10) comes last: whoever dies before it can still be replaced by the source.
+    await releaseImages(host, guest);
+    await markAboutToRun(host, guest, attempt);
     const released = Date.now();
     if (!run) {
       await activateImages(qmp, host.runFile(guest, 'activate.sock'));

@@ -47,8 +47,11 @@ export class TestGuest {
   private nextConsole = 1;
   private closedAt: number | undefined;
 
-  /** Connects as soon as the socket exists and accepts; resolves once connected. `signal` or close() ends the waiting with an error. */
-  async attach(socketPath: string, options: { signal?: AbortSignal } = {}): Promise<void> {
+  /**
+   * Connects as soon as the socket exists and accepts; resolves once connected, with a promise of that connection's end. `signal` or close()
+   * ends the waiting with an error.
+   */
+  async attach(socketPath: string, options: { signal?: AbortSignal } = {}): Promise<{ ended: Promise<void> }> {
     const signal = AbortSignal.any([this.closing.signal, ...(options.signal ? [options.signal] : [])]);
     for (;;) {
       signal.throwIfAborted();
@@ -141,7 +144,7 @@ export class TestGuest {
     for (const waiting of [...this.pending.values(), ...this.waiters]) waiting.reject(error);
   }
 
-  private follow(path: string, socket: Socket): void {
+  private follow(path: string, socket: Socket): { ended: Promise<void> } {
     // Numbered, since a QEMU that is started again on the same path is another console.
     const from: Console = { name: `${path} (${this.nextConsole++})`, socket, lines: new LineSplitter(), fresh: true };
     this.consoles.add(from);
@@ -151,8 +154,14 @@ export class TestGuest {
       for (const line of from.lines.push(text)) this.read(from, line, hostMs);
     });
     socket.on('error', () => undefined); // 'close' follows
-    socket.on('close', () => this.consoles.delete(from));
+    const ended = new Promise<void>((resolve) => {
+      socket.on('close', () => {
+        this.consoles.delete(from);
+        resolve();
+      });
+    });
     for (const command of this.pending.values()) if (!command.sentTo) this.send(command);
+    return { ended };
   }
 
   private read(from: Console, text: string, hostMs: number): void {

@@ -8,6 +8,7 @@ let lab: Lab;
 beforeAll(async () => {
   lab = await Lab.open();
 }, 60_000);
+afterEach(async () => await lab.reset());
 afterAll(async () => await lab?.close());
 
 test('a guest that writes to two raw virtio-scsi disks arrives with every block and page, and nothing is left behind', async () => {
@@ -20,7 +21,6 @@ test('a guest that writes to two raw virtio-scsi disks arrives with every block 
   await expectClean(lab, { 'host-b': ['plain'] });
   const history = await lab.history('plain');
   expect(history.events!.length).toBeLessThanOrEqual(120);
-  await lab.dismiss('host-b', 'plain');
 });
 
 test('a guest goes there and back three times', async () => {
@@ -31,7 +31,6 @@ test('a guest goes there and back three times', async () => {
   }
   await expectWhole(guest);
   await expectClean(lab, { 'host-a': ['commuter'] });
-  await lab.dismiss('host-a', 'commuter');
 }, 240_000);
 
 test('two guests that move at once in opposite directions both arrive whole', async () => {
@@ -40,8 +39,6 @@ test('two guests that move at once in opposite directions both arrive whole', as
   await expectWhole(east);
   await expectWhole(west);
   await expectClean(lab, { 'host-a': ['west'], 'host-b': ['east'] });
-  await lab.dismiss('host-a', 'west');
-  await lab.dismiss('host-b', 'east');
 }, 240_000);
 
 test('qcow2 images on virtio-blk arrive whole, of the same size, sparse and consistent', async () => {
@@ -50,7 +47,6 @@ test('qcow2 images on virtio-blk arrive whole, of the same size, sparse and cons
   await lab.move('cow', 'host-b');
   await expectWhole(guest);
   await expectClean(lab, { 'host-b': ['cow'] });
-  await lab.dismiss('host-b', 'cow');
 });
 
 test('a qcow2 image has the same virtual size, stays sparse and passes qemu-img check after a move', async () => {
@@ -62,7 +58,6 @@ test('a qcow2 image has the same virtual size, stays sparse and passes qemu-img 
   expect(JSON.parse(execFileSync('qemu-img', ['info', '--output=json', image], { encoding: 'utf8' }))).toMatchObject({ 'virtual-size': 512 * MIB, format: 'qcow2' });
   execFileSync('qemu-img', ['check', '-q', image]);
   expect(lab.allocated(image)).toBeLessThan(64 * MIB);
-  await lab.dismiss('host-b', 'sparse');
 });
 
 test('disks of odd sizes arrive with the same size to the byte', async () => {
@@ -72,7 +67,6 @@ test('disks of odd sizes arrive with the same size to the byte', async () => {
   await expectWhole(guest);
   sizes.forEach((size, index) => expect(readFileSync(lab.image('host-b', `odd-${index}.raw`)).length).toBe(size));
   await expectClean(lab, { 'host-b': ['odd'] });
-  await lab.dismiss('host-b', 'odd');
 });
 
 test('a paused guest arrives paused, can move again, and runs on when it is told to', async () => {
@@ -86,7 +80,6 @@ test('a paused guest arrives paused, can move again, and runs on when it is told
   await guest.nextTick();
   await expectWhole(guest);
   await expectClean(lab, { 'host-a': ['paused'] });
-  await lab.dismiss('host-a', 'paused');
 }, 240_000);
 
 const root = process.getuid!() === 0;
@@ -107,7 +100,6 @@ if (!root) console.log('skipped: the test with loop devices needs root');
     await expectWhole(guest);
     execFileSync('sh', ['-c', `rm ${lab.image('host-a', 'backing')} ${lab.image('host-b', 'backing')}`]);
     await expectClean(lab, { 'host-b': ['block'] });
-    await lab.dismiss('host-b', 'block');
   } finally {
     devices.forEach((device) => execFileSync('losetup', ['--detach', device]));
   }

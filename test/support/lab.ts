@@ -152,16 +152,26 @@ export class Lab {
 
   /** Moves a guest and follows it with its console. Source images are deleted unless asked otherwise. */
   async move(name: string, to: string, input: Record<string, unknown> = {}) {
-    const guest = this.guests.get(name);
     const migration = await this.client.migrate({ vm: name, to, sourceDisks: 'wipe', maxDowntimeMs: 3_000, ...input });
-    const following = new AbortController();
-    const attached = guest?.attach(this.runFile(to, name, 'serial.sock'), { signal: following.signal }).catch(() => undefined);
+    const over = new AbortController();
+    const followed = this.follow(name, to, over.signal);
     try {
-      const result = await migration.result();
-      await attached;
-      return result;
+      return await migration.result();
     } finally {
-      following.abort();
+      over.abort();
+      await followed;
+    }
+  }
+
+  /** Attaches the guest's console on a host, and to each QEMU that comes after one that died there, until `over`; then to the one that stays. */
+  private async follow(name: string, host: string, over: AbortSignal): Promise<void> {
+    const guest = this.guests.get(name);
+    const path = this.runFile(host, name, 'serial.sock');
+    const aborted = new Promise<void>((resolve) => over.addEventListener('abort', () => resolve()));
+    while (guest) {
+      const last = over.aborted;
+      const attached = await guest.attach(path, { signal: last ? AbortSignal.timeout(1_000) : over }).catch(() => undefined);
+      if (last || (attached && !(await Promise.race([attached.ended.then(() => true), aborted.then(() => false)])))) return;
     }
   }
 
@@ -199,15 +209,6 @@ export class Lab {
     const migration = await this.client.migration(name);
     for await (const view of migration.watch()) if (view.phase === phase) return;
     throw new Error(`the migration of ${name} ended before phase ${phase}`);
-  }
-
-  /** Ends a guest and deletes its images. */
-  async dismiss(host: string, name: string): Promise<void> {
-    await this.client.onHost(host, 'stopGuest', { guest: name, graceMs: 0 });
-    await this.client.onHost(host, 'removeGuest', { guest: name });
-    this.guests.get(name)?.close();
-    this.guests.delete(name);
-    for (const image of readdirSync(join(this.folder, host, 'images'))) if (image.startsWith(`${name}-`)) rmSync(this.image(host, image));
   }
 
   /** All processes whose command line names this host's folder: `pid program`. */
@@ -261,6 +262,26 @@ export class Lab {
   /** Bytes that an image really takes. */
   allocated(path: string): number {
     return statSync(path).blocks * 512;
+  }
+
+  /** After a test: ends whatever it left running on this lab, so that a failed test does not slow down or fail the next. */
+  async reset(): Promise<void> {
+    for (const { workflowId } of await this.runningMigrations()) await this.client.temporal.workflow.getHandle(workflowId).terminate('the test is over').catch(() => undefined);
+    for (const guest of this.guests.values()) guest.close();
+    this.guests.clear();
+    for (const host of this.configs.keys()) {
+      for (const one of this.processes(host)) process.kill(Number.parseInt(one, 10), 'SIGKILL');
+      for (const folder of [join(this.config(host).stateDir, 'guests'), this.config(host).runDir, join(this.folder, host, 'images')]) {
+        for (const entry of existsSync(folder) ? readdirSync(folder) : []) rmSync(join(folder, entry), { recursive: true, force: true });
+      }
+      if (!this.agents.has(host)) await this.startAgent(host);
+    }
+  }
+
+  private async runningMigrations(): Promise<{ workflowId: string }[]> {
+    const found: { workflowId: string }[] = [];
+    for await (const { workflowId } of this.client.temporal.workflow.list({ query: 'WorkflowType = "migrateVm" AND ExecutionStatus = "Running"' })) found.push({ workflowId });
+    return found;
   }
 
   /** Ends all guests by their process ids, then everything else. */
