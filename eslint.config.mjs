@@ -25,8 +25,8 @@ export default tseslint.config(
     rules: {
       '@typescript-eslint/no-restricted-imports': ['error', {
         patterns: [
-          { group: ['node:*', 'fs', 'path', 'net', 'child_process', '../qmp/*', '../hypervisor/*', '../workers/*', '../client/*'], message: 'workflows do no I/O' },
-          { group: ['../activities/*'], allowTypeImports: true, message: 'types only' },
+          { group: ['node:*', 'fs', 'path', 'net', 'child_process', '../qmp/*', '../workers/*', '../client/*'], message: 'workflows do no I/O' },
+          { group: ['../activities/*', '../hypervisor/*'], allowTypeImports: true, message: 'types only' },
         ],
       }],
       'no-restricted-globals': ['error', 'process', 'setInterval', 'fetch', 'Buffer'],

@@ -37,7 +37,7 @@ export interface Step {
   leaving: AbortSignal;
   /** Both. */
   ended: AbortSignal;
-  progress(progress: Progress): void;
+  progress: (progress: Progress) => void;
 }
 
 /** Well below the heartbeat timeout of every activity. */

@@ -109,7 +109,7 @@ export function sourceActivities(deps: HostDependencies) {
           await watching;
         }
 
-        async function showMemory({ progress }: Step, signal: AbortSignal, isPaused: () => boolean): Promise<void> {
+        async function showMemory({ progress }: Pick<Step, 'progress'>, signal: AbortSignal, isPaused: () => boolean): Promise<void> {
           const rate = new Rates();
           const qmp = await host.monitor(input.guest).connection();
           while (!signal.aborted) {

@@ -93,13 +93,13 @@ export class MigrationClient {
   }
 
   /** Runs one operation on a host and gives its result. Throws `VmferryError` with the host's own reasons. */
-  async onHost<Name extends keyof GuestActivities>(host: string, command: Name, ...[input]: Parameters<GuestActivities[Name]>): Promise<Awaited<ReturnType<GuestActivities[Name]>>> {
+  async onHost<Name extends keyof GuestActivities>(host: string, command: Name, input?: Parameters<GuestActivities[Name]>[0]): Promise<Awaited<ReturnType<GuestActivities[Name]>>> {
     const hosts = await this.hosts();
     if (!hosts.some(({ name }) => name === host)) throw new VmferryError('HostUnreachable', `there is no host "${host}" (known are: ${hosts.map(({ name }) => name).join(', ') || 'none; start an agent'})`);
     const running = this.temporal.workflow.execute<typeof hostCommand>('hostCommand', {
       workflowId: `command/${host}/${command}/${randomUUID()}`,
       taskQueue: CONTROL_QUEUE,
-      args: [{ host, command, input }],
+      args: [{ host, command, input: input }],
       staticSummary: `${command} on ${host}`,
     });
     return (await running.catch((error: unknown) => {
@@ -167,7 +167,7 @@ function explain(error: unknown, what: string): Error {
   let cause: unknown = error.cause;
   while (cause instanceof ActivityFailure && cause.cause) cause = cause.cause;
   if (cause instanceof CancelledFailure) return new VmferryError('Cancelled', `${what} was cancelled; the guest stays where it was`);
-  if (cause instanceof ApplicationFailure) return new VmferryError(cause.type ?? 'Failed', cause.message, (cause.details?.[0] ?? {}) as { blockers?: string[] });
+  if (cause instanceof ApplicationFailure) return new VmferryError(cause.type ?? 'Failed', cause.message, cause.details?.[0] ?? {});
   if (cause instanceof TimeoutFailure) {
     if (cause.timeoutType === 'SCHEDULE_TO_START' && what.startsWith('host ')) return new VmferryError('HostUnreachable', `the agent of ${what} does not answer: start it, or check the host's name. Nothing was changed`);
     return new VmferryError('TimedOut', `${what} did not come to an end in time: look at the host's agent, and at the workflow in the Temporal UI`);

@@ -57,7 +57,9 @@ export async function destroyIncoming(host: Host, guest: string, attempt: string
   if (record?.role !== 'destination' || record.attempt !== attempt) return;
   if (host.store.ownership(guest)?.state === 'owner') throw new GuestStateError(`guest ${guest} runs on ${host.name} already, or did: its copy there is not thrown away`);
   await killQemu(host, guest);
-  const { migrationPort: _port, run: _run, ...rest } = record;
+  const rest = { ...record };
+  delete rest.migrationPort;
+  delete rest.run;
   await host.store.setAttempt(guest, rest);
 }
 
@@ -115,13 +117,14 @@ async function whenComplete(host: Host, guest: string, attempt: string, qmp: Qmp
     if (run === undefined) throw new GuestStateError(`guest ${guest} arrived on ${host.name}, but its source never said whether to run it`);
     // A guest whose images are exported cannot lock them. The marker (R10) comes last: whoever dies before it can still be replaced by the source.
     await releaseImages(host, guest);
+    const { running } = await qmp.execute('query-status');
     await markAboutToRun(host, guest, attempt);
     const released = Date.now();
     if (!run) {
       await activateImages(qmp, host.runFile(guest, 'activate.sock'));
       return { guest: 'paused', window: { completed, released, resumed: released } };
     }
-    if (!(await qmp.execute('query-status')).running) await qmp.execute('cont');
+    if (!running) await qmp.execute('cont');
     return { guest: 'running', window: { completed, released, resumed: await resumeTime(events) } };
   } finally {
     events.close();

@@ -116,13 +116,13 @@ export async function migrateVm(raw: MigrateVmInput): Promise<MigrationResult> {
 
   /** Both halves of the switchover in flight at once; they talk to QEMU and to each other, not to us. */
   async function switchOver(targets: MirrorTarget[], incoming: { host: string; port: number; leasePort: number }) {
-    let failure: unknown;
+    let failure: Error | undefined;
     const receiving = new CancellationScope();
     // A cancel of the migration is the source's to answer: the destination goes on until the source has said what happened.
     const received = CancellationScope.nonCancellable(() => receiving.run(() => destination.switchover.receive(ref))).then(
       (arrived) => arrived,
       (error: unknown) => {
-        if (!isCancellation(error)) failure = error;
+        if (!isCancellation(error)) failure = error as Error;
         return undefined;
       },
     );
@@ -141,7 +141,7 @@ export async function migrateVm(raw: MigrateVmInput): Promise<MigrationResult> {
         },
       })
       .catch((error: unknown) => {
-        failure = error;
+        failure = error as Error;
         return undefined;
       });
     if (left?.source !== 'completed') {

@@ -50,7 +50,7 @@ async function onlyHost(client: MigrationClient): Promise<string> {
 }
 
 async function listProcesses(client: MigrationClient, host: string): Promise<void> {
-  const found = await client.onHost(host, 'findGuests', undefined as never);
+  const found = await client.onHost(host, 'findGuests', undefined);
   if (found.length === 0) return say(`No QEMU process runs on ${host} besides vmferry's own guests.`);
   print(table(['pid', 'name', 'monitor', 'program'], found.map(({ pid, name, monitor, executable }) => [pid, name, monitor ?? 'none: cannot be adopted', executable])));
 }

@@ -206,7 +206,8 @@ export class Lab {
 
   /** Resolves when the guest's migration is in this phase. */
   async phase(name: string, phase: string): Promise<void> {
-    const migration = await this.client.migration(name);
+    let migration = await this.client.migration(name).catch(() => undefined);
+    while (!migration) migration = await this.client.migration(name).catch(() => undefined);
     for await (const view of migration.watch()) if (view.phase === phase) return;
     throw new Error(`the migration of ${name} ended before phase ${phase}`);
   }

@@ -20,7 +20,7 @@ export class QmpTap {
         sent.push({ path: this.path, command, args });
       }
       return await (original as (...all: unknown[]) => Promise<unknown>).call(this, command, ...rest);
-    } as typeof original;
+    };
   }
 
   /** Runs `hook` before each `command` that goes to a monitor whose path contains `host`. */
