@@ -18,8 +18,8 @@ export interface RunningAgent extends RunningWorker {
 
 /** How often a host says that it is there. */
 const REFRESH_MS = 30_000;
-/** A window that has begun is finished before the agent ends (R8). */
-const GRACE = '20 seconds';
+/** Activities hear of the stop after this; a window that has begun is finished all the same (R8). */
+const GRACE = '100 milliseconds';
 
 /**
  * The agent of one host: the only process that touches its QEMUs, files and sockets. It may be started, stopped and killed at any time;
