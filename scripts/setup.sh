@@ -40,7 +40,9 @@ install_npm_packages() {
   local installed=node_modules/.package-lock.json
   [[ -e $installed && ! package-lock.json -nt $installed ]] && return
   say "installing npm packages"
-  npm ci --no-audit --no-fund --loglevel=error || fail "npm ci; run it in $root to see why"
+  # Not `npm ci`: a registry that lacks another platform's optional packages makes it refuse the lock ("Missing: @swc/core-darwin-arm64@").
+  # `npm install` keeps to the lock just as well, and --no-save leaves it as it is.
+  npm install --no-save --no-audit --no-fund --loglevel=error || fail "npm install; run it in $root to see why"
   touch "$installed"
 }
 
