@@ -1,8 +1,10 @@
 import { existsSync } from 'node:fs';
+import { rm } from 'node:fs/promises';
 import { adoptProcess, findQemuProcesses, type QemuProcess } from '../hypervisor/adopt';
+import { qemuArguments } from '../hypervisor/command-line';
 import { type Definition, definitionSchema, movingDisks, parseWith } from '../hypervisor/definition';
 import { GuestStateError, type Host } from '../hypervisor/host';
-import { expandArgument } from '../hypervisor/host-config';
+import { runFolder } from '../hypervisor/host-config';
 import { imageInfo } from '../hypervisor/images';
 import { startGuest, stopGuest } from '../hypervisor/launch';
 import { identify } from '../hypervisor/processes';
@@ -32,18 +34,20 @@ export function guestActivities(deps: HostDependencies) {
   return {
     /** Makes a guest known to this host. Its images must exist. Refuses a name that is taken by a running or moving guest. */
     async defineGuest({ definition: raw }: { definition: unknown }): Promise<GuestSummary> {
-      const definition = parseWith(definitionSchema, raw, 'the definition');
-      const { name } = definition;
-      return await step(name, async () => {
+      const named = (raw as { name?: unknown } | null)?.name;
+      return await step(typeof named === 'string' ? named : undefined, async () => {
+        const definition = parseWith(definitionSchema, raw, 'the definition');
+        const { name } = definition;
         if (host.store.attempt(name)) throw new GuestStateError(`guest "${name}" is being moved: define it again afterwards`);
         if (host.process(name)) throw new GuestStateError(`guest "${name}" runs on ${host.name}: stop it before it is defined anew`);
         const ownership = host.store.ownership(name);
         if (ownership && ownership.state !== 'owner') throw new GuestStateError(`guest "${name}" is known on ${host.name} as ${ownership.state}`);
-        for (const argument of definition.arguments) expandArgument(host.config, name, argument);
         for (const disk of definition.disks) {
           const path = host.path(name, disk.path);
           if (!existsSync(path)) throw new GuestStateError(`disk ${disk.id}: ${path} does not exist on ${host.name}: make it first (qemu-img create)`);
         }
+        // What this host would refuse at the start is refused now.
+        qemuArguments(host.config, definition, { incoming: false });
         await host.store.setDefinition(definition);
         await host.store.setOwnership(name, { state: 'owner', since: new Date().toISOString() });
         await deps.announce();
@@ -75,6 +79,8 @@ export function guestActivities(deps: HostDependencies) {
         if (host.store.attempt(guest)) throw new GuestStateError(`guest "${guest}" is being moved: cancel its migration first`);
         if (host.process(guest)) throw new GuestStateError(`guest "${guest}" runs on ${host.name}: stop it first`);
         await host.store.remove(guest);
+        // What a QEMU that crashed has left.
+        await rm(runFolder(host.config, guest), { recursive: true, force: true });
         await deps.announce();
       });
     },

@@ -38,7 +38,7 @@ export function sourceActivities(deps: HostDependencies) {
           await clearMirrors(monitor, { silent: false, keep: attempt });
           await store.setAttempt(guest, { role: 'source', attempt, to, memoryTry: 0, wasRunning: true });
         }
-        await ensureMirrors(monitor, targets, attempt, 'full');
+        await ensureMirrors(monitor, targets, attempt, { sync: 'full', copyMode: 'background' });
       });
     },
 

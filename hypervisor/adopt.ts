@@ -1,6 +1,7 @@
 import { readdirSync, readFileSync, readlinkSync, realpathSync, statSync } from 'node:fs';
 import { basename, resolve } from 'node:path';
 import type { QmpExecutor } from '../qmp/connection';
+import { QmpCommandFailed } from '../qmp/errors';
 import type { BlockInfo } from '../qmp/vocabulary';
 import { findBlock } from './blocks';
 import { qemuArguments } from './command-line';
@@ -8,6 +9,7 @@ import { type Definition, definitionSchema, InvalidDefinition, parseWith } from 
 import { GuestStateError } from './host';
 import { type HostConfig, resolvePath } from './host-config';
 import { findMonitor, findName, type Import, importCommandLine } from './import-command-line';
+import { OURS } from './mirrors';
 import { parseArguments, readFields } from './qemu-options';
 import { commandLineOf, identify, type ProcessIdentity } from './processes';
 
@@ -102,6 +104,7 @@ export async function adoptProcess(
   const imported = importCommandLine(argv, { ...context, machine });
   const reasons = [...imported.reasons, ...changedBlocks(imported, blocks, cwd), ...changedDevices(argv, devices)];
   if (found.root !== '/' && !argv.some((word) => /^--?(chroot|run-with)$/.test(word))) reasons.push(`it runs in another root folder (${found.root}), as in a container: its paths are not this host's`);
+  if (found.root !== '/' || found.uid !== process.getuid?.()) reasons.push(...(await closedImages(qmp, found, imported)));
   if (memory['plugged-memory']) reasons.push(`${memory['plugged-memory']} bytes of memory were plugged in since it started`);
   const { definition, monitor } = imported;
   if (!definition || !monitor) throw new AdoptionRefused(pid, reasons);
@@ -139,6 +142,27 @@ function changedBlocks({ disks }: Import, blocks: readonly BlockInfo[], cwd: str
   for (const block of blocks) {
     const device = findBlock([block], { id: block.device || (block.inserted?.['node-name'] ?? '') })?.device;
     if (block.inserted && !known.has(device ?? '')) reasons.push(`${block.device || block.qdev} (${block.inserted.file}) is not of its command line: it was inserted or plugged in; eject or unplug it first`);
+  }
+  return reasons;
+}
+
+/**
+ * Images that QEMU cannot open again from where it is (`-chroot`), or as who it is (`-runas`). With auto-read-only it must at the end of a
+ * move, as it lets go of them: otherwise each try fails at its last moment ("bdrv_inactivate_all() failed (-1)", measured on 7.2). QEMU
+ * itself is asked, since it knows its rights best: it opens each for a moment, unlocked, and reads and writes nothing.
+ */
+async function closedImages(qmp: Pick<QmpExecutor, 'execute'>, { root, uid, cwd }: QemuProcess, { disks }: Import): Promise<string[]> {
+  const node = `${OURS}probe`;
+  const reasons: string[] = [];
+  await qmp.execute('blockdev-del', { 'node-name': node }).catch(() => undefined);
+  for (const { id, file } of disks.filter(({ reopens }) => reopens)) {
+    try {
+      await qmp.execute('blockdev-add', { driver: statSync(resolve(cwd, file), { throwIfNoEntry: false })?.isBlockDevice() ? 'host_device' : 'file', 'node-name': node, filename: file, locking: 'off' });
+      await qmp.execute('blockdev-del', { 'node-name': node });
+    } catch (error) {
+      if (!(error instanceof QmpCommandFailed)) throw error;
+      reasons.push(`disk ${id}: QEMU cannot open its image again (${error.desc}), as it must when it hands the guest over: make ${file} the same file in its root folder ${root}, for user ${uid} to read and write`);
+    }
   }
   return reasons;
 }

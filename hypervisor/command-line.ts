@@ -2,7 +2,7 @@ import { statSync } from 'node:fs';
 import { checkedOptions, OUR_MONITOR } from './argument-rules';
 import { type Definition, type Disk, FIRMWARE_VARIABLES, InvalidDefinition } from './definition';
 import { type HostConfig, resolvePath, runFolder } from './host-config';
-import { formatArguments, type Option, parseArguments } from './qemu-options';
+import { formatArguments, isOn, type Option, parseArguments, readFields } from './qemu-options';
 
 /** Real path of the QMP socket that the agent uses. Throws `PathRefused`. */
 export function monitorPath(config: HostConfig, definition: Definition): string {
@@ -37,9 +37,12 @@ export function qemuArguments(config: HostConfig, definition: Definition, { inco
   if (definition.monitor && ![...machine, ...further].some(({ value }) => value?.includes(monitor))) {
     reasons.push(`monitor: no argument makes ${definition.monitor}: remove the field, and vmferry makes a monitor of its own`);
   }
-  if (reasons.length > 0) throw new InvalidDefinition(`guest "${guest}" cannot be started on host ${config.name}:\n  ${[...new Set(reasons)].join('\n  ')}`);
+  const confined = config.chroot !== undefined || config.runAs !== undefined;
+  if (confined) [...machine, ...further].filter(opensAgain).forEach(({ flag, value }) => reasons.push(`-${flag} ${value}: QEMU could not open it again, as it must when it takes or hands over a guest, since host ${config.name} has chroot or runAs: write it as -drive, or without auto-read-only`));
+  const all = [...new Set(reasons)];
+  if (all.length > 0) throw new InvalidDefinition(`guest "${guest}" cannot be started on host ${config.name}:\n  ${all.join('\n  ')}`, all);
   return formatArguments([
-    ...machine,
+    ...machine.map((option) => (confined ? keptOpen(option) : option)),
     { flag: 'pidfile', value: `${runFolder(config, guest)}/qemu.pid` },
     ...(definition.monitor ? [] : [{ flag: 'chardev', value: `socket,id=${OUR_MONITOR},path=${monitor},server=on,wait=off` }, { flag: 'mon', value: `chardev=${OUR_MONITOR},mode=control` }]),
     // Always: a guest runs only when an agent that knows whose it is says `cont` (R10).
@@ -47,8 +50,22 @@ export function qemuArguments(config: HostConfig, definition: Definition, { inco
     ...(incoming ? [{ flag: 'incoming', value: 'defer' }] : []),
     ...(config.chroot ? [{ flag: 'chroot', value: config.chroot }] : []),
     ...(config.runAs ? [{ flag: 'runas', value: config.runAs }] : []),
-    ...further,
+    ...further.map((option) => (confined ? keptOpen(option) : option)),
   ]);
+}
+
+/**
+ * A QEMU in a chroot, or as another user, cannot open an image again by its path. `auto-read-only`, which is on for every -drive, does so
+ * when the guest begins to write it and when it stops: a move from there fails with "bdrv_inactivate_all() failed (-1)", one to there at
+ * `cont` (measured, 7.2). Without it the image is opened once, for writing.
+ */
+function keptOpen(option: Option): Option {
+  return option.flag === 'drive' && readFields(option)['file'] ? { flag: 'drive', value: `${option.value},auto-read-only=off` } : option;
+}
+
+/** Disks that `keptOpen` cannot help. */
+function opensAgain(option: Option): boolean {
+  return /^(hd[a-d]|pflash|sd|mtdblock)$/.test(option.flag) || (option.flag === 'blockdev' && Object.entries(readFields(option)).some(([key, value]) => /(^|\.)auto-read-only$/.test(key) && isOn(value)));
 }
 
 /** Options of an adopted command line that are left out: how to start is said anew each time. */

@@ -95,6 +95,13 @@ export type Disk = Definition['disks'][number];
 /** An invalid definition or configuration: `message` has one line a field, each with the value and the fix. */
 export class InvalidDefinition extends Error {
   override readonly name = 'InvalidDefinition';
+  constructor(
+    message: string,
+    /** Each on its own, where there are several. */
+    readonly reasons: string[] = [message],
+  ) {
+    super(message);
+  }
 }
 
 /** Checks a value against a schema. Throws `InvalidDefinition`, which names `what`, each field, its value and what it should be. */

@@ -4,6 +4,7 @@ import { stringify } from 'yaml';
 import { definitionSchema, parseYamlWith, type Definition } from './definition';
 import { readJson, removeDurably, writeDurably } from './durable';
 import type { ProcessIdentity } from './processes';
+import type { IoThrottle } from '../qmp/vocabulary';
 
 /**
  * Who may start this host's copy of a guest (R10). Before `migrate-continue` the source's copy becomes `handed-over`; the
@@ -24,6 +25,12 @@ export interface SourceAttempt {
   memoryTry: number;
   /** Whether the guest's vCPUs ran when its memory began to move: a paused guest arrives paused. */
   wasRunning: boolean;
+  /** The limits that the guest's disks had before we throttled them; absent while we do not. */
+  throttledFrom?: IoThrottle[] | undefined;
+  /** Every guest write waits for the mirrors: a mirror that is made anew is made so. */
+  writeBlocking?: boolean | undefined;
+  /** Set while the guest is paused for a moment to switch its mirrors: whoever finds it lets the guest run. */
+  pausedToSwitch?: boolean | undefined;
 }
 
 export interface DestinationAttempt {
@@ -90,6 +97,20 @@ export class GuestStore {
     const path = this.path(guest, 'attempt.json');
     await (attempt ? writeDurably(path, JSON.stringify(attempt)) : removeDurably(path));
   }
+
+  /** Changes some fields of the attempt on record, one caller after the other. Throws if there is none. */
+  async patchAttempt<A extends Attempt>(guest: string, fields: Partial<A>): Promise<void> {
+    const path = this.path(guest, 'attempt.json');
+    const before = this.patching.get(path) ?? Promise.resolve();
+    const patch = before.then(async () => {
+      const attempt = this.attempt(guest);
+      if (!attempt) throw new Error(`the attempt to move guest ${guest} was undone`);
+      await this.setAttempt(guest, { ...attempt, ...fields } as Attempt);
+    });
+    this.patching.set(path, patch.catch(() => undefined));
+    await patch;
+  }
+  private readonly patching = new Map<string, Promise<void>>();
 
   adopted(guest: string): Adopted | undefined {
     return readJson(this.path(guest, 'adopted.json'));

@@ -280,7 +280,7 @@ class HandOver {
   private async rearm(): Promise<boolean> {
     try {
       await finishMirrors(this.qmp, this.plan.targets, this.plan.attempt, this.boundedByHang());
-      await ensureMirrors(this.qmp, this.plan.targets, this.plan.attempt, 'none');
+      await ensureMirrors(this.qmp, this.plan.targets, this.plan.attempt, { sync: 'none', copyMode: (this.host.store.attempt(this.guest) as SourceAttempt).writeBlocking ? 'write-blocking' : 'background' });
       return true;
     } catch {
       return false;

@@ -13,6 +13,8 @@ export interface ForeignDisk {
   cache: 'none' | 'writeback';
   aio: 'threads' | 'native' | 'io_uring';
   discard: boolean;
+  /** QEMU opens its image again, by its path, when its last writer goes: `auto-read-only`, which is on for every -drive. */
+  reopens: boolean;
 }
 
 type Fields = Record<string, string>;
@@ -77,13 +79,15 @@ function readDrives(options: readonly Option[], machine: string, attached: Map<s
     const device = INTERFACES[type] ? { bus: INTERFACES[type], removable: cd } : attached.get(id);
     if (type !== 'none' && !INTERFACES[type]) refuse(`disk ${id} is on the interface "${type}": only none, ide, scsi, virtio and pflash can be carried`);
     else if (!device) refuse(`disk ${id} is attached to no device`);
+    const readOnly = cd || device?.removable === true || ['readonly', 'read-only', 'ro'].some((key) => isOn(fields[key]));
     disks.push({
       id,
       file: localFile(id, file, fields['file.driver'], refuse),
       format: fields['format'] ?? fields['driver'] ?? 'raw',
       bus: device?.bus ?? 'virtio-scsi',
-      readOnly: cd || device?.removable === true || ['readonly', 'read-only', 'ro'].some((key) => isOn(fields[key])),
+      readOnly,
       removable: cd || device?.removable === true,
+      reopens: !readOnly && isOn(fields['auto-read-only'] ?? 'on'),
       ...caching(fields),
     });
   }
@@ -115,6 +119,7 @@ function readBlockdevs(options: readonly Option[], attached: Map<string, Attachm
       bus: device?.bus ?? 'virtio-scsi',
       readOnly: isOn(node['read-only']) || device?.removable === true,
       removable: device?.removable === true,
+      reopens: isOn(node['auto-read-only'] ?? image['auto-read-only']),
       ...caching(image),
     });
   }

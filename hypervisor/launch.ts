@@ -2,13 +2,14 @@ import { realpathSync } from 'node:fs';
 import { mkdir, rm } from 'node:fs/promises';
 import { basename } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
-import { QmpError } from '../qmp/errors';
+import { QmpError, QmpProtocolError } from '../qmp/errors';
 import type { QmpMonitor } from '../qmp/monitor';
 import { qemuArguments } from './command-line';
 import type { Definition } from './definition';
-import { GuestStateError, type Host } from './host';
+import { GuestGone, GuestStateError, type Host } from './host';
 import { runFolder } from './host-config';
 import { logTail, processExit, startDetached, terminate } from './processes';
+import { mayStart } from './startable';
 
 /** The configured binary with this name. Only binaries that the host's configuration lists are ever run. */
 export function emulatorPath(host: Host, emulator: string): string {
@@ -27,7 +28,11 @@ export async function ensureQemu(host: Host, definition: Definition, incoming: b
     await mkdir(runFolder(host.config, guest), { recursive: true, mode: 0o700 });
     const args = qemuArguments(host.config, definition, { incoming });
     const logFile = host.runFile(guest, 'qemu.log');
-    await startDetached(emulatorPath(host, definition.emulator), args, logFile, (signal) => monitorReady(host, guest, signal));
+    await startDetached(emulatorPath(host, definition.emulator), args, logFile, (signal) => monitorReady(host, guest, signal)).catch(async (error: unknown) => {
+      // A QEMU that dies at start leaves its sockets. An incoming one shares the folder with the storage daemon, and is undone with it.
+      if (!incoming && !host.process(guest)) await rm(runFolder(host.config, guest), { recursive: true, force: true });
+      throw error;
+    });
   }
   const monitor = host.monitor(guest);
   await monitor.connection();
@@ -43,7 +48,9 @@ async function monitorReady(host: Host, guest: string, signal: AbortSignal): Pro
         await host.monitor(guest).execute('query-status', undefined, { timeoutMs: 20_000, signal });
         return;
       } catch (error) {
-        if (!(error instanceof QmpError)) throw error;
+        // A QEMU that dies between our two looks at it tells why by its exit.
+        const notYet = error instanceof GuestGone || (error instanceof QmpError && !(error instanceof QmpProtocolError));
+        if (!notYet) throw error;
       }
     }
     await delay(5, undefined, { signal });
@@ -57,7 +64,7 @@ export async function startGuest(host: Host, guest: string): Promise<void> {
   if (ownership?.state === 'handed-over') {
     throw new GuestStateError(`guest "${guest}" was handed over to ${ownership.to} (attempt ${ownership.attempt}): ${ownership.to} owns it unless its migration says otherwise; starting it here could make two copies`);
   }
-  if (ownership?.state !== 'owner') throw new GuestStateError(`guest "${guest}" is on its way to ${host.name} and not startable before it has arrived`);
+  if (!mayStart(ownership)) throw new GuestStateError(`guest "${guest}" is on its way to ${host.name} and not startable before it has arrived`);
   const monitor = await ensureQemu(host, definition, false);
   const { status } = await monitor.execute('query-status');
   if (status === 'prelaunch') await monitor.execute('cont');

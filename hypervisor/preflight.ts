@@ -1,8 +1,11 @@
-import { constants, existsSync, statSync } from 'node:fs';
+import { constants, existsSync, lstatSync, statSync } from 'node:fs';
 import { open } from 'node:fs/promises';
 import { dirname } from 'node:path';
+import type { QmpConnection } from '../qmp/connection';
+import { QmpMonitorBusy, QmpProtocolError } from '../qmp/errors';
 import { findBlock } from './blocks';
-import { allDisks, type Definition, movingDisks } from './definition';
+import { qemuArguments } from './command-line';
+import { allDisks, type Definition, InvalidDefinition, movingDisks } from './definition';
 import { type Host } from './host';
 import { resolvePath } from './host-config';
 import { imageInfo, missingFolders } from './images';
@@ -50,7 +53,14 @@ export async function inspectSource(host: Host, guest: string, attempt: string):
   if (ownership?.state === 'handed-over' && ownership.attempt !== attempt) blockers.push(`guest "${guest}" was handed over to ${ownership.to} by attempt ${ownership.attempt}: find out which copy runs before it is moved again`);
   if (ownership?.state === 'incoming') blockers.push(`guest "${guest}" is still on its way from ${ownership.from} to ${host.name}`);
   if (!host.process(guest)) return { blockers: [...blockers, `guest "${guest}" does not run on ${host.name}: start it first (vmferry vm start ${guest})`], warnings };
-  const qmp = await host.monitor(guest).connection();
+  let qmp: QmpConnection;
+  try {
+    qmp = await host.monitor(guest).connection();
+  } catch (error) {
+    // Only a person can help here: it is not tried again.
+    if (error instanceof QmpMonitorBusy || error instanceof QmpProtocolError) return { blockers: [...blockers, error.message], warnings };
+    throw error;
+  }
   const [status, migration, jobs, blocks, version] = await Promise.all([qmp.execute('query-status'), qmp.execute('query-migrate'), qmp.execute('query-jobs'), qmp.execute('query-block'), qmp.execute('query-version')]);
   if (!['running', 'paused'].includes(status.status) && ownership?.state === 'owner') blockers.push(`guest "${guest}" is in state "${status.status}": only a running or paused guest can move`);
   for (const reason of migration['blocked-reasons'] ?? []) blockers.push(`QEMU cannot migrate guest "${guest}": ${reason}`);
@@ -114,7 +124,8 @@ export async function inspectDestination(host: Host, plan: GuestPlan, attempt: s
         blockers.push(...(await blockDeviceProblems(host, disk, path)));
         return;
       }
-      if (existsSync(path) && !(leftover?.made.includes(path) || here?.attempt === attempt)) {
+      // A link to nowhere exists too: the image could not be made there.
+      if (lstatSync(path, { throwIfNoEntry: false }) && !(leftover?.made.includes(path) || here?.attempt === attempt)) {
         blockers.push(`${path} exists on ${host.name} already: move or delete it if it is not needed (disk ${disk.id} goes there)`);
       }
       const folder = dirname(missingFolders(path)[0] ?? path);
@@ -138,7 +149,10 @@ export async function inspectDestination(host: Host, plan: GuestPlan, attempt: s
       if (!existsSync(path)) blockers.push(`${what} is not copied and must be on ${host.name}, but ${path} is missing`);
     });
   }
-  return { blockers, warnings: [] };
+  // Whatever else its command line names: the incoming QEMU would be refused only after the disks were copied.
+  if (!plan.running && (host.config.chroot ?? host.config.runAs)) blockers.push(`guest "${guest}" is paused, and ${host.name} has chroot or runAs, where a guest that arrives paused cannot open its images for its next move: let it run (cont), or move it elsewhere`);
+  await collect(blockers, async () => void qemuArguments(host.config, definition, { incoming: true }));
+  return { blockers: [...new Set(blockers)], warnings: [] };
 }
 
 /** A block device is overwritten: it must be there, be large enough and be used by nobody. */
@@ -159,6 +173,6 @@ async function collect(blockers: string[], look: () => Promise<void>): Promise<v
   try {
     await look();
   } catch (error) {
-    blockers.push((error as Error).message);
+    blockers.push(...(error instanceof InvalidDefinition ? error.reasons : [(error as Error).message]));
   }
 }

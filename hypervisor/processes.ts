@@ -68,7 +68,7 @@ export class ProcessFailed extends Error {
 
 /**
  * Starts a program that outlives us, in a session of its own, with its output in `logFile`, and waits until `ready` resolves.
- * Throws `ProcessFailed` with what it printed if it ends first. `ready` gets a signal that is aborted then, and after `timeoutMs`.
+ * Throws `ProcessFailed` with what it printed if it ends first, and what `ready` throws. `ready` gets a signal that is aborted then, and after `timeoutMs`.
  */
 export async function startDetached(
   binary: string,
@@ -96,7 +96,7 @@ export async function startDetached(
   } catch (error) {
     if (child.exitCode !== null || child.signalCode !== null || child.pid === undefined) return await ended;
     await endChild(child);
-    throw error instanceof ProcessFailed ? error : new ProcessFailed(`${binary} was not ready within ${timeoutMs / 1000} s (${(error as Error).message}): ${logTail(logFile)}`);
+    throw error instanceof ProcessFailed || !over.signal.aborted ? error : new ProcessFailed(`${binary} was not ready within ${timeoutMs / 1000} s (${(error as Error).message}): ${logTail(logFile)}`);
   } finally {
     clearTimeout(timer);
   }

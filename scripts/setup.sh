@@ -165,7 +165,7 @@ compile() {
   # Our own stamp: tsc writes .tsbuildinfo even when it found errors.
   local stamp=dist/.built
   local sources=(tsconfig.json tsconfig.build.json package.json) folder
-  for folder in workflows activities workers qmp hypervisor client demo; do
+  for folder in workflows activities workers qmp hypervisor client demo bench; do
     [[ -d $folder ]] && sources+=("$folder")
   done
   if [[ -e $stamp && -z $(find "${sources[@]}" \( -name '*.ts' -o -name '*.json' \) -newer "$stamp" -print -quit) ]]; then return; fi

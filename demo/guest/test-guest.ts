@@ -102,6 +102,10 @@ export class TestGuest {
     });
   }
 
+  get isClosed(): boolean {
+    return this.closing.signal.aborted;
+  }
+
   get lastTick(): RecordedTick | undefined {
     return this.ticks.lastTick;
   }

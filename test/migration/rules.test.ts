@@ -192,7 +192,8 @@ test('R7: a destination that hangs while the guest is paused is given up when it
 }, 180_000);
 
 test('R6, R8: agents that stop and start again while disks and memory move change nothing for the guest, and the move goes on', async () => {
-  const guest = await lab.boot('host-a', 'r8', { disks: [{ sizeBytes: 64 * 2 ** 20 }, {}] });
+  // Well below the cap: a mirror that hovers just short of READY is divergence's business, not this test's.
+  const guest = await lab.boot('host-a', 'r8', { rate: '1M', disks: [{ sizeBytes: 64 * 2 ** 20 }, {}] });
   const began = Date.now();
   const moved = lab.move('r8', 'host-b', { bandwidthBytesPerSecond: 12_000_000 });
   await lab.phase('r8', 'converge');

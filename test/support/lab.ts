@@ -2,6 +2,7 @@ import { execFileSync } from 'node:child_process';
 import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, truncateSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
+import { historyToJSON } from '@temporalio/common/lib/proto-utils';
 import { type Logger, pino } from 'pino';
 import { guestArtifacts, guestKernelArguments, type GuestOptions } from '../../demo/guest/artifacts';
 import { TestGuest } from '../../demo/guest/test-guest';
@@ -26,6 +27,8 @@ export interface LabDisk {
   bus?: 'virtio-scsi' | 'virtio-blk';
   /** A portable path instead of an image in `${images}`; nothing is made. */
   path?: string;
+  readOnly?: boolean;
+  removable?: boolean;
 }
 
 export interface LabGuestOptions extends GuestOptions {
@@ -48,8 +51,8 @@ export class Lab {
   private constructor(readonly folder: string, readonly server: TemporalServer, readonly logger: Logger) {}
 
   /** `host-a` is on 127.0.0.1 and `host-b` on ::1, so that a move one way is IPv6, and the way back IPv4. */
-  static async open(addresses: Record<string, string> = { 'host-a': '127.0.0.1', 'host-b': '::1' }): Promise<Lab> {
-    const folder = mkdtempSync(join(existsSync('/dev/shm') ? '/dev/shm' : tmpdir(), 'vmf-'));
+  static async open(addresses: Record<string, string> = { 'host-a': '127.0.0.1', 'host-b': '::1' }, base = process.env['VMFERRY_LAB'] ?? (existsSync('/dev/shm') ? '/dev/shm' : tmpdir())): Promise<Lab> {
+    const folder = mkdtempSync(join(base, 'vmf-'));
     const logger = pino({ level: process.env['VMFERRY_LOG'] ?? 'debug' }, pino.destination({ dest: join(folder, 'lab.log'), sync: true }));
     if (!runtimeInstalled) installRuntime(logger);
     runtimeInstalled = true;
@@ -70,11 +73,11 @@ export class Lab {
     return { address: this.server.address, namespace: 'default' };
   }
 
-  async addHost(name: string, extra: Record<string, unknown> = {}, start = true): Promise<HostConfig> {
+  /** `roots` are further ones. */
+  async addHost(name: string, { roots, ...extra }: Record<string, unknown> & { roots?: Record<string, unknown> } = {}, start = true): Promise<HostConfig> {
     const devices = join(this.folder, name, 'devices');
     mkdirSync(devices, { recursive: true });
-    // A third each, so that hosts on one address don't meet; a test of its own gives two hosts the same range.
-    const config = devHostConfig(this.folder, name, this.server.address, extra, { boot: dirname(guestArtifacts().kernel), devices: { path: devices, blockDevices: true } });
+    const config = devHostConfig(this.folder, name, this.server.address, extra, { boot: dirname(guestArtifacts().kernel), devices: { path: devices, blockDevices: true }, ...roots });
     this.configs.set(name, config);
     if (start) await this.startAgent(name);
     return config;
@@ -114,6 +117,8 @@ export class Lab {
         path: disk.path ?? `\${images}/${name}-${index}.${disk.format ?? 'raw'}`,
         format: disk.format ?? 'raw',
         bus: disk.bus ?? 'virtio-scsi',
+        ...(disk.readOnly && { readOnly: true }),
+        ...(disk.removable && { removable: true }),
       })),
       arguments: ['-chardev', 'socket,id=serial0,path=${run}/serial.sock,server=on,wait=off', '-serial', 'chardev:serial0', '-qmp', 'unix:${run}/look.sock,server=on,wait=off', ...more],
       ...extra,
@@ -160,7 +165,14 @@ export class Lab {
     } finally {
       over.abort();
       await followed;
+      await this.record(name);
     }
+  }
+
+  /** For test/replay: see scripts/record-histories.sh. */
+  private async record(name: string): Promise<void> {
+    const folder = process.env['VMFERRY_RECORD'];
+    if (folder) writeFileSync(join(folder, `${name}.json`), JSON.stringify(historyToJSON(await this.history(name)), undefined, 1));
   }
 
   /** Attaches the guest's console on a host, and to each QEMU that comes after one that died there, until `over`; then to the one that stays. */
@@ -168,7 +180,8 @@ export class Lab {
     const guest = this.guests.get(name);
     const path = this.runFile(host, name, 'serial.sock');
     const aborted = new Promise<void>((resolve) => over.addEventListener('abort', () => resolve()));
-    while (guest) {
+    // Closed when the test is over, which may be before the move is: attach() then rejects at once.
+    while (guest && !guest.isClosed) {
       const last = over.aborted;
       const attached = await guest.attach(path, { signal: last ? AbortSignal.timeout(1_000) : over }).catch(() => undefined);
       if (last || (attached && !(await Promise.race([attached.ended.then(() => true), aborted.then(() => false)])))) return;
@@ -236,13 +249,13 @@ export class Lab {
     const list = (folder: string) => (existsSync(folder) ? readdirSync(folder) : []);
     const { runDir, stateDir, ports } = this.config(host);
     for (const name of list(runDir)) if (!guests.includes(name)) found.push(`run folder ${name}: ${list(join(runDir, name)).join(', ')}`);
-    for (const name of guests) for (const file of list(join(runDir, name))) if (!['qmp.sock', 'look.sock', 'serial.sock', 'qemu.pid', 'qemu.log'].includes(file)) found.push(`run file ${name}/${file}`);
+    for (const name of guests) for (const file of list(join(runDir, name))) if (!['qmp.sock', 'look.sock', 'hmp.sock', 'serial.sock', 'qemu.pid', 'qemu.log'].includes(file)) found.push(`run file ${name}/${file}`);
     for (const name of list(join(stateDir, 'guests'))) {
       if (!guests.includes(name)) found.push(`state of guest ${name}`);
       else if (existsSync(join(stateDir, 'guests', name, 'attempt.json'))) found.push(`an attempt of ${name} is still on record`);
     }
     for (const image of list(join(this.folder, host, 'images'))) if (!guests.some((name) => image.startsWith(`${name}-`) && !/\.(vmferry|kept)-/.test(image))) found.push(`image ${image}`);
-    const listening = execFileSync('ss', ['-ltnpH'], { encoding: 'utf8' }).split('\n').filter((line) => line.includes('qemu') && processes.some((one) => line.includes(`pid=${one.split(' ')[0]},`)));
+    const listening = execFileSync('ss', ['-ltnpH'], { encoding: 'utf8' }).split('\n').filter((line) => processes.some((one) => line.includes(`pid=${one.split(' ')[0]},`)));
     listening.forEach((line) => found.push(`listening: ${line.trim().replace(/\s+/g, ' ')} (ports ${ports.from}-${ports.to})`));
     for (const name of guests) {
       await this.look(host, name, async (qmp) => {

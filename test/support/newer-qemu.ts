@@ -1,0 +1,34 @@
+import { spawnSync } from 'node:child_process';
+import { join } from 'node:path';
+
+/** A host's `binaries`. */
+export interface Binaries {
+  qemu: [string];
+  storageDaemon: string;
+  qemuImg: string;
+}
+
+let found: { bin: string } | { reason: string } | undefined;
+
+/** Where the programs of a newer QEMU than this machine's are, or why there is none. Installs it the first time, which takes seconds. */
+export function newerQemu(): { bin: string } | { reason: string } {
+  return (found ??= install());
+}
+
+function install(): { bin: string } | { reason: string } {
+  const { stdout, stderr, error } = spawnSync(join(__dirname, '../../scripts/newer-qemu.sh'), { encoding: 'utf8' });
+  const bin = stdout?.trim();
+  return bin ? { bin } : { reason: error?.message ?? stderr.trim().split('\n').at(-1)! };
+}
+
+/** A `describe` of what needs a newer QEMU. Where there is none, its tests are not even declared: one that is skipped says why. */
+export function describeWithNewerQemu(name: string, declare: (binaries: Binaries) => void): void {
+  const newer = newerQemu();
+  if ('bin' in newer) {
+    const [qemu, storageDaemon, qemuImg] = ['qemu-system-x86_64', 'qemu-storage-daemon', 'qemu-img'].map((program) => join(newer.bin, program)) as [string, string, string];
+    describe(name, () => declare({ qemu: [qemu], storageDaemon, qemuImg }));
+    return;
+  }
+  console.log(`skipped: ${name}: ${newer.reason}`);
+  describe(name, () => test.skip(newer.reason, () => undefined));
+}
