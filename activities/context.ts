@@ -1,7 +1,11 @@
 import { Context } from '@temporalio/activity';
 import type { Logger } from 'pino';
+import { Guard, type GuardJob } from '../hypervisor/guard';
 import type { Host } from '../hypervisor/host';
 import type { LeaseServer } from '../hypervisor/lease';
+import { type Switchovers, type Task, TaskLeft } from '../hypervisor/switchovers';
+import type { News } from '../workflows/messages';
+import type { Assessment } from '../workflows/convergence';
 import { toFailure } from './errors';
 
 /** What a host agent's activities work with. */
@@ -9,8 +13,11 @@ export interface HostDependencies {
   host: Host;
   lease: LeaseServer;
   logger: Logger;
+  switchovers: Switchovers;
   /** Tells the fleet what this host has now. Called after every change of its guests. */
   announce: () => Promise<void>;
+  /** Tells the workflow that an activity belongs to what has changed. */
+  tell: (workflow: { workflowId: string; runId: string }, news: News) => Promise<void>;
 }
 
 /** Names one attempt to move one guest; on every payload and log line. */
@@ -25,19 +32,23 @@ export interface MigrationRef {
 /** What a running activity shows in the Temporal UI, in `watch`, and to a retry of itself. Never an event of history. */
 export interface Progress {
   phase: string;
-  disks?: { id: string; remainingBytes: number; lengthBytes: number; ready: boolean; bytesPerSecond: number }[];
-  memory?: { remainingBytes: number; totalBytes: number; dirtyBytesPerSecond: number; bytesPerSecond: number };
+  disks?: { id: string; remainingBytes: number; lengthBytes: number; ready: boolean; bytesPerSecond: number; dirtyBytesPerSecond?: number; etaMs?: number | null; predictedDrainMs?: number }[];
+  memory?: { remainingBytes: number; totalBytes: number; dirtyBytesPerSecond: number; bytesPerSecond: number; predictedDowntimeMs?: number };
+  /** What all of it means, in words. */
+  verdict?: { verdict: Assessment['verdict']; message: string };
 }
 
 export interface Step {
   log: Logger;
   /** Aborted when the user cancels: undo. */
   cancelled: AbortSignal;
-  /** Aborted when this worker stops (R8): leave QEMU as it is; somebody will go on. */
+  /** Aborted when this worker stops (R8), or when Temporal waits no longer for this activity: leave QEMU as it is; somebody will go on. */
   leaving: AbortSignal;
   /** Both. */
   ended: AbortSignal;
   progress: (progress: Progress) => void;
+  /** Tells the workflow what has changed; a failure to do so is tried again with the next news. */
+  tell: (news: News) => Promise<void>;
 }
 
 /** Well below the heartbeat timeout of every activity. */
@@ -47,7 +58,7 @@ const HEARTBEAT_MS = 1_000;
  * Runs one step inside an activity: heartbeats while it runs, logs its beginning and end with migration, guest, host and phase, keeps a
  * worker's stop apart from a user's cancel, and turns every error into one of `activities/errors.ts`.
  */
-export async function runStep<T>({ host, logger }: HostDependencies, phase: string, ref: Partial<MigrationRef> & { guest?: string }, work: (step: Step) => Promise<T>): Promise<T> {
+export async function runStep<T>({ host, logger, tell }: HostDependencies, phase: string, ref: Partial<MigrationRef> & { guest?: string }, work: (step: Step) => Promise<T>): Promise<T> {
   // Held, since an abort's listeners run outside the activity's asynchronous context.
   const context = Context.current();
   const { activityType, attempt: activityTry, workflowExecution } = context.info;
@@ -57,10 +68,8 @@ export async function runStep<T>({ host, logger }: HostDependencies, phase: stri
   const cancelled = new AbortController();
   const leaving = new AbortController();
   const signal = context.cancellationSignal;
-  const onAbort = () => {
-    const reason: unknown = signal.reason;
-    (context.cancellationDetails?.workerShutdown && !context.cancellationDetails.cancelRequested ? leaving : cancelled).abort(reason);
-  };
+  // A worker's stop, a heartbeat that Temporal missed, a terminated workflow: none of them is a user who wants an undo (R8).
+  const onAbort = () => (context.cancellationDetails?.cancelRequested ? cancelled : leaving).abort(signal.reason);
   if (signal.aborted) onAbort();
   else signal.addEventListener('abort', onAbort);
   const started = Date.now();
@@ -75,6 +84,9 @@ export async function runStep<T>({ host, logger }: HostDependencies, phase: stri
         progress = now;
         context.heartbeat(now);
       },
+      tell: async (news) => {
+        if (workflowExecution) await tell(workflowExecution, news);
+      },
     });
     log.info({ ms: Date.now() - started }, `${activityType} done`);
     return result;
@@ -88,5 +100,37 @@ export async function runStep<T>({ host, logger }: HostDependencies, phase: stri
   } finally {
     clearInterval(timer);
     signal.removeEventListener('abort', onAbort);
+  }
+}
+
+/** Awaits a task that outlives this activity: `onCancel` is for a user's cancel; when Temporal or this worker just goes away, the task goes on. */
+export async function attached<T>({ cancelled, leaving }: Step, task: Task<T>, onCancel: () => void): Promise<T> {
+  cancelled.addEventListener('abort', onCancel);
+  if (cancelled.aborted) onCancel();
+  const left = new Promise<never>((_resolve, reject) => {
+    const leave = () => reject(leaving.reason as Error);
+    leaving.addEventListener('abort', leave);
+    if (leaving.aborted) leave();
+  });
+  left.catch(() => undefined);
+  try {
+    return await Promise.race([task.result, left]);
+  } catch (error) {
+    // Left because of the cancel: the activity was cancelled.
+    throw error instanceof TaskLeft && cancelled.aborted ? (cancelled.reason as Error) : error;
+  }
+}
+
+/** Does the work of a window with a guard beside it (R9), which goes on with it if this process dies, or leaves. */
+export async function guarded<T>(host: Host, job: GuardJob, work: () => Promise<T>): Promise<T> {
+  const guard = await Guard.start(host, job);
+  try {
+    const result = await work();
+    await guard.over();
+    return result;
+  } catch (error) {
+    if (error instanceof TaskLeft) guard.leave();
+    else await guard.over();
+    throw error;
   }
 }

@@ -1,13 +1,15 @@
 import { rm } from 'node:fs/promises';
 import { movingDisks } from '../hypervisor/definition';
+import { stopGuard } from '../hypervisor/guard';
 import type { DestinationAttempt } from '../hypervisor/guest-store';
-import type { Host } from '../hypervisor/host';
+import { GuestStateError, type Host } from '../hypervisor/host';
 import { runFolder } from '../hypervisor/host-config';
 import { createImage, deleteMade } from '../hypervisor/images';
 import { type GuestPlan, inspectDestination, type Findings } from '../hypervisor/preflight';
-import { ensureExports, type Exports, stopStorageDaemon } from '../hypervisor/storage-daemon';
-import { destinationAttempt, destroyIncoming, openIncoming, takeOver, type TakeOverResult } from '../hypervisor/takeover';
-import { type HostDependencies, type MigrationRef, runStep } from './context';
+import { ensureExports, type Exports, setBandwidth, stopStorageDaemon } from '../hypervisor/storage-daemon';
+import type { Task } from '../hypervisor/switchovers';
+import { destinationAttempt, destinationState, destroyIncoming, openIncoming, takeOver, type TakeOverResult } from '../hypervisor/takeover';
+import { attached, guarded, type HostDependencies, type MigrationRef, runStep } from './context';
 
 /** The destination's steps: each does what is missing, and each undo may find nothing to undo. */
 export function destinationActivities(deps: HostDependencies) {
@@ -47,6 +49,7 @@ export function destinationActivities(deps: HostDependencies) {
       await runStep(deps, 'cleanup', input, async () => {
         const record = store.attempt(input.guest);
         if (record?.role !== 'destination' || record.attempt !== input.attempt) return;
+        await deps.switchovers.leave(input.guest);
         await discard(host, input.guest, record);
         lease.forget(input.attempt);
       });
@@ -70,34 +73,47 @@ export function destinationActivities(deps: HostDependencies) {
     },
 
     /** A QEMU that waits for the guest's memory; says where it listens, and where the source finds the lease. */
-    async openIncoming(input: MigrationRef): Promise<{ host: string; port: number; leasePort: number }> {
+    async openIncoming(input: MigrationRef & { capabilities?: Record<string, boolean> }): Promise<{ host: string; port: number; leasePort: number }> {
       return await runStep(deps, 'memory', input, async () => ({
         host: host.config.address,
-        port: await openIncoming(host, input.guest, input.attempt),
+        port: await openIncoming(host, input.guest, input.attempt, input.capabilities),
         leasePort: lease.port,
       }));
     },
 
-    async destroyIncoming(input: MigrationRef): Promise<void> {
-      await runStep(deps, 'memory', input, () => destroyIncoming(host, input.guest, input.attempt));
+    /** R5: proves the incoming QEMU dead, or says that it must not be ended, since the guest may have run there. */
+    async destroyIncoming(input: MigrationRef): Promise<{ destroyed: boolean }> {
+      return await runStep(deps, 'memory', input, async () => {
+        await deps.switchovers.leave(input.guest);
+        return { destroyed: await destroyIncoming(host, input.guest, input.attempt) };
+      });
     },
 
     /** Waits for the whole guest and runs it at once; in flight while the source hands it over. */
     async receive(input: MigrationRef): Promise<TakeOverResult> {
-      return await runStep(deps, 'switchover', input, ({ ended }) => takeOver(host, lease, input.guest, input.attempt, ended));
+      return await runStep(deps, 'switchover', input, async (step) => {
+        const { guest, attempt } = input;
+        const task = await receiveGuest(deps, guest, attempt);
+        // A user's cancel is the source's to answer; this one comes from a workflow that has heard from the source.
+        return await attached(step, task, () => task.leave());
+      });
     },
 
-    /** What this host knows of the guest, for the ownership table. */
-    async destinationState(input: MigrationRef): Promise<{ alive: boolean; marker: boolean }> {
-      return await runStep(deps, 'switchover', input, async () => {
-        const ownership = store.ownership(input.guest);
-        return { alive: host.process(input.guest) !== undefined, marker: ownership?.state === 'owner' && ownership.attempt === input.attempt };
-      });
+    /** What this host knows of the guest, for the ownership table. A guest that has arrived and does not run yet is let run. */
+    async destinationState(input: MigrationRef): Promise<{ alive: boolean; marker: boolean; guest?: TakeOverResult['guest'] }> {
+      return await runStep(deps, 'switchover', input, () => destinationState(host, input.guest, input.attempt));
+    },
+
+    /** Changes the cap on the copy while it runs; without a rate it is lifted. */
+    async setBandwidth(input: MigrationRef & { bytesPerSecond?: number }): Promise<void> {
+      await runStep(deps, 'converge', input, () => setBandwidth(host, input.guest, input.bytesPerSecond));
     },
 
     /** The guest lives here now: ends the storage daemon and forgets the attempt. */
     async settleDestination(input: MigrationRef): Promise<void> {
       await runStep(deps, 'cleanup', input, async () => {
+        await deps.switchovers.leave(input.guest);
+        await stopGuard(host, input.guest);
         await stopStorageDaemon(host, input.guest);
         if (store.attempt(input.guest)?.attempt === input.attempt) await store.setAttempt(input.guest, undefined);
         lease.forget(input.attempt);
@@ -107,8 +123,13 @@ export function destinationActivities(deps: HostDependencies) {
   };
 }
 
+/** Receives a guest in this agent, or finds that under way; a guard goes on with it if this agent dies (R9). */
+export async function receiveGuest({ host, lease, switchovers }: HostDependencies, guest: string, attempt: string): Promise<Task<TakeOverResult>> {
+  return await switchovers.start(guest, `receive ${attempt}`, async ({ leave }) => await guarded(host, { config: host.config, guest, startedAt: new Date().toISOString(), role: 'destination', attempt }, () => takeOver(host, lease, guest, attempt, leave)));
+}
+
 async function discard(host: Host, guest: string, record: DestinationAttempt): Promise<void> {
-  await destroyIncoming(host, guest, record.attempt);
+  if (!(await destroyIncoming(host, guest, record.attempt))) throw new GuestStateError(`guest ${guest} runs on ${host.name} already, or did: its copy there is not thrown away`);
   await stopStorageDaemon(host, guest);
   const definition = host.store.definition(guest);
   const planned = definition ? movingDisks(definition).map((disk) => host.path(guest, disk.path)) : [];

@@ -1,20 +1,22 @@
 import { rm } from 'node:fs/promises';
 import { setTimeout as delay } from 'node:timers/promises';
+import { endPause } from '../hypervisor/copy-mode';
 import { movingDisks } from '../hypervisor/definition';
 import { handOver, type HandOverPlan, type HandOverResult } from '../hypervisor/handover';
-import { GuestStateError } from '../hypervisor/host';
+import { stopGuard } from '../hypervisor/guard';
+import { liftThrottle, sourceRecord } from '../hypervisor/guest-throttle';
+import { GuestStateError, OwnershipUnknown } from '../hypervisor/host';
 import { runFolder } from '../hypervisor/host-config';
 import { putAside, wipe } from '../hypervisor/images';
 import { quitQemu } from '../hypervisor/launch';
 import { cancelMigration, migrationState } from '../hypervisor/migration';
-import { assertMirroring, clearMirrors, ensureMirrors, mirrorStates, type MirrorState, type MirrorTarget } from '../hypervisor/mirrors';
+import { clearMirrors, type CopyMode, ensureMirrors, type MirrorTarget } from '../hypervisor/mirrors';
 import { type Findings, type GuestPlan, inspectSource } from '../hypervisor/preflight';
-import { type HostDependencies, type MigrationRef, type Progress, runStep, type Step } from './context';
+import { attached, guarded, type HostDependencies, type MigrationRef, runStep } from './context';
+import { watchMemory } from './memory-watch';
 
 export type SourceDisks = 'keep' | 'wipe';
 
-/** How often progress is read; verdicts never wait for it. */
-const SAMPLE_MS = 500;
 const HANG_MS = 2_000;
 
 /** The source's steps. Until `moveMemory` has sent `migrate-continue` each can be undone and the guest never notices. */
@@ -27,64 +29,49 @@ export function sourceActivities(deps: HostDependencies) {
       return await runStep(deps, 'preflight', input, () => inspectSource(host, input.guest, input.attempt));
     },
 
-    /** Starts one mirror a disk, all in parallel. Removes leftovers of earlier attempts first. */
-    async startMirrors(input: MigrationRef & { targets: MirrorTarget[] }): Promise<void> {
+    /** Starts one mirror a disk, all in parallel. Removes leftovers of earlier attempts first; with `anew` also this attempt's own. */
+    async startMirrors(input: MigrationRef & { targets: MirrorTarget[]; copyMode: CopyMode; anew: boolean }): Promise<void> {
       await runStep(deps, 'mirror', input, async () => {
-        const { guest, attempt, to, targets } = input;
+        const { guest, attempt, to, targets, anew } = input;
         const monitor = host.monitor(guest);
         const record = store.attempt(guest);
         if (record?.attempt !== attempt) {
-          if (record) await cancelMigration(await monitor.connection(), HANG_MS);
+          if (record) {
+            await cancelMigration(await monitor.connection(), HANG_MS);
+            await liftThrottle(host, guest);
+          }
           await clearMirrors(monitor, { silent: false, keep: attempt });
-          await store.setAttempt(guest, { role: 'source', attempt, to, memoryTry: 0, wasRunning: true });
+          await store.setAttempt(guest, { role: 'source', attempt, to, memoryTry: 0, wasRunning: true, ...(input.copyMode === 'write-blocking' && { writeBlocking: true }) });
+        } else if (anew) {
+          await clearMirrors(monitor, { silent: false });
         }
-        await ensureMirrors(monitor, targets, attempt, { sync: 'full', copyMode: 'background' });
+        await ensureMirrors(monitor, targets, attempt, { sync: 'full', copyMode: sourceRecord(host, guest).writeBlocking ? 'write-blocking' : 'background' });
       });
     },
 
     /**
-     * Waits until every mirror has caught up once, and what it is behind now could be drained in half the downtime budget at the rate at
-     * which it copies. Throws `MirrorFailed` as soon as one ends.
+     * Undo of the mirrors: jobs, nodes and limits of ours go, the guest runs on. A copy that was marked as handed over is given back to this host only
+     * if its destination is known to be destroyed: otherwise it throws `OwnershipUnknown`.
      */
-    async awaitMirrors(input: MigrationRef & { targets: MirrorTarget[]; maxDowntimeMs: number }): Promise<void> {
-      await runStep(deps, 'converge', input, async (step) => {
-        const qmp = await host.monitor(input.guest).connection();
-        const events = qmp.listen('BLOCK_JOB_READY', 'JOB_STATUS_CHANGE');
-        const rate = new Rates();
-        try {
-          for (;;) {
-            const states = await mirrorStates(qmp, input.targets, input.attempt);
-            assertMirroring(states);
-            const disks = states.map((state) => rate.disk(state));
-            step.progress({ phase: 'converge', disks });
-            const ready = states.every((state) => state.ready);
-            if (ready && disks.every(({ remainingBytes, bytesPerSecond }) => remainingBytes <= (bytesPerSecond * input.maxDowntimeMs) / 2000)) return;
-            await events.next({ timeoutMs: ready ? SAMPLE_MS / 5 : SAMPLE_MS, signal: step.ended }).catch((error: Error) => {
-              if (error.name !== 'QmpTimeout') throw error;
-            });
-          }
-        } finally {
-          events.close();
-        }
-      });
-    },
-
-    /** Undo of the mirrors: jobs and nodes of ours go, the guest runs on. */
-    async removeMirrors(input: MigrationRef): Promise<void> {
+    async removeMirrors(input: MigrationRef & { destinationDestroyed: boolean }): Promise<void> {
       await runStep(deps, 'cleanup', input, async () => {
         const { guest, attempt } = input;
         const record = store.attempt(guest);
         if (record?.role !== 'source' || record.attempt !== attempt) return;
+        await deps.switchovers.leave(guest);
+        await stopGuard(host, guest);
         if (host.process(guest)) {
           const monitor = host.monitor(guest);
           const qmp = await monitor.connection();
-          if (record.memoryTry > 0) {
-            if ((await migrationState(qmp)) === 'completed') throw new GuestStateError(`guest ${guest} was handed over to ${record.to}: its mirrors are gone, and this copy must not run`);
-            await cancelMigration(qmp, HANG_MS);
-          }
+          if (record.memoryTry > 0 && (await cancelMigration(qmp, HANG_MS)) === 'completed') throw unknownOwner(guest, record.to);
+          await endPause(host, guest, qmp);
+          await liftThrottle(host, guest);
           await clearMirrors(monitor, { silent: false });
         }
-        if (store.ownership(guest)?.state !== 'owner') await store.setOwnership(guest, { state: 'owner', since: new Date().toISOString() });
+        if (store.ownership(guest)?.state !== 'owner') {
+          if (!input.destinationDestroyed) throw unknownOwner(guest, record.to);
+          await store.setOwnership(guest, { state: 'owner', since: new Date().toISOString() });
+        }
         await store.setAttempt(guest, undefined);
       });
     },
@@ -92,32 +79,34 @@ export function sourceActivities(deps: HostDependencies) {
     /** Moves the memory and hands the guest over: the source's half of the switchover. */
     async moveMemory(input: MigrationRef & { handOver: HandOverPlan }): Promise<HandOverResult> {
       return await runStep(deps, 'memory', input, async (step) => {
-        let paused = false;
+        const { guest, attempt, handOver: plan } = input;
+        const task = await deps.switchovers.start(guest, `hand over ${attempt} ${plan.memoryTry}`, (signals) =>
+          guarded(host, { config: host.config, guest, startedAt: new Date().toISOString(), role: 'source', plan }, () =>
+            handOver(host, guest, plan, { ...signals, paused: () => undefined, note: (what) => step.log.info(what) }),
+          ),
+        );
         const over = new AbortController();
-        const watching = showMemory(step, over.signal, () => paused);
+        const watching = watchMemory(host, input, step, over.signal);
         try {
-          return await handOver(host, input.guest, input.handOver, {
-            cancel: step.cancelled,
-            leave: step.leaving,
-            paused: () => {
-              paused = true;
-            },
-            note: (what) => step.log.info(what),
-          });
+          return await attached(step, task, () => task.cancel());
         } finally {
           over.abort();
           await watching;
         }
+      });
+    },
 
-        async function showMemory({ progress }: Pick<Step, 'progress'>, signal: AbortSignal, isPaused: () => boolean): Promise<void> {
-          const rate = new Rates();
-          const qmp = await host.monitor(input.guest).connection();
-          while (!signal.aborted) {
-            if (isPaused()) progress({ phase: 'switchover' });
-            else progress(await memoryProgress(input, rate).catch((): Progress => ({ phase: 'memory' })));
-            await delay(SAMPLE_MS, undefined, { signal }).catch(() => undefined);
-            if (!qmp.isOpen) return;
-          }
+    /** What became of the guest here, when `moveMemory` could not say it itself. */
+    async sourceState(input: MigrationRef): Promise<'running' | 'completed' | 'gone'> {
+      return await runStep(deps, 'switchover', input, async ({ ended }) => {
+        const { guest } = input;
+        for (;;) {
+          await deps.switchovers.leave(guest);
+          if (!host.process(guest)) return 'gone';
+          const state = await migrationState(await host.monitor(guest).connection());
+          if (state === 'completed') return 'completed';
+          if (state !== 'continued') return 'running';
+          await delay(50, undefined, { signal: ended });
         }
       });
     },
@@ -129,8 +118,10 @@ export function sourceActivities(deps: HostDependencies) {
         const record = store.attempt(guest);
         await store.setOwnership(guest, { state: 'owner', since: new Date().toISOString() });
         const qmp = await host.monitor(guest).connection();
-        const { status } = await qmp.execute('query-status');
-        if (status === 'postmigrate' && record?.role === 'source' && record.wasRunning) await qmp.execute('cont');
+        if ((await qmp.execute('query-status')).status !== 'postmigrate') return;
+        const paused = record?.role === 'source' && !record.wasRunning;
+        // QEMU leaves `postmigrate`, from which it can neither move nor be started, by `cont` alone: a paused guest runs for a moment.
+        await Promise.all([qmp.execute('cont'), ...(paused ? [qmp.execute('stop')] : [])]);
       });
     },
 
@@ -142,6 +133,8 @@ export function sourceActivities(deps: HostDependencies) {
         const ownership = store.ownership(guest);
         if (!definition) return;
         if (ownership?.state !== 'handed-over' || ownership.attempt !== attempt) throw new GuestStateError(`the copy of guest ${guest} on ${host.name} was not handed over by attempt ${attempt}: it is not thrown away`);
+        await deps.switchovers.leave(guest);
+        await stopGuard(host, guest);
         await quitQemu(host, guest);
         const paths = movingDisks(definition).map((disk) => host.path(guest, disk.path));
         if (input.sourceDisks === 'wipe') for (const path of paths) await wipe(path);
@@ -156,34 +149,9 @@ export function sourceActivities(deps: HostDependencies) {
       });
     },
   };
-
-  async function memoryProgress(input: MigrationRef & { handOver: HandOverPlan }, rate: Rates): Promise<Progress> {
-    const qmp = await host.monitor(input.guest).connection();
-    const [{ ram }, states] = await Promise.all([qmp.execute('query-migrate'), mirrorStates(qmp, input.handOver.targets, input.attempt)]);
-    return {
-      phase: 'memory',
-      disks: states.map((state) => rate.disk(state)),
-      ...(ram && {
-        memory: {
-          remainingBytes: ram.remaining,
-          totalBytes: ram.total,
-          dirtyBytesPerSecond: (ram['dirty-pages-rate'] ?? 0) * (ram['page-size'] ?? 4096),
-          bytesPerSecond: ((ram.mbps ?? 0) * 1e6) / 8,
-        },
-      }),
-    };
-  }
 }
 
-/** Copy throughput from successive samples. */
-class Rates {
-  private readonly last = new Map<string, { offsetBytes: number; at: number; bytesPerSecond: number }>();
-
-  disk({ id, remainingBytes, lengthBytes, offsetBytes, ready }: MirrorState) {
-    const at = performance.now();
-    const last = this.last.get(id);
-    const bytesPerSecond = last && at > last.at ? Math.round(Math.max(0, offsetBytes - last.offsetBytes) / ((at - last.at) / 1000)) : 0;
-    this.last.set(id, { offsetBytes, at, bytesPerSecond });
-    return { id, remainingBytes, lengthBytes, ready, bytesPerSecond };
-  }
+/** Transient states must not be taken for facts: who runs the guest must be found out. */
+function unknownOwner(guest: string, to: string): OwnershipUnknown {
+  return new OwnershipUnknown(`guest ${guest} was handed over to ${to}: its copy here must not run before that one is known to be destroyed`);
 }

@@ -43,8 +43,8 @@ export class Recorder {
       } finally {
         span.to = now();
       }
-    } as typeof original;
-    const mutable = processes as { -readonly [K in keyof typeof processes]: (typeof processes)[K] };
+    };
+    const mutable = processes;
     for (const name of ['run', 'startDetached'] as const) {
       const work = mutable[name] as (binary: string, ...rest: unknown[]) => Promise<unknown>;
       mutable[name] = (async (binary: string, ...rest: unknown[]) => {

@@ -4,6 +4,7 @@ import { setTimeout as delay } from 'node:timers/promises';
 import type { Progress } from '../activities/context';
 import { knownHosts } from '../activities/fleet';
 import type { GuestActivities } from '../activities/guests';
+import { InvalidDefinition, parseWith } from '../hypervisor/definition';
 import { connectClient, type TemporalAddress } from '../workers/connection';
 import { CONTROL_QUEUE, type HostState, migrateVmSchema, type MigrateVmInput, type MigrationResult, type MigrationStatus, migrationWorkflowId, SEARCH_ATTRIBUTES, statusQuery } from '../workflows/messages';
 import type { hostCommand } from '../workflows/host-command';
@@ -46,9 +47,9 @@ export class MigrationClient {
 
   /** Starts to move a guest; resolves once that is on record. Throws `VmferryError` if it is moving already, or a field is wrong. */
   async migrate(input: MigrateVmInput): Promise<Migration> {
-    const parsed = migrateVmSchema.safeParse(input);
-    if (!parsed.success) throw new VmferryError('MigrationRefused', parsed.error.issues.map(({ path, message }) => `${path.join('.')}: ${message}`).join('; '));
     try {
+      parseWith(migrateVmSchema, input, 'the migration that was asked for');
+
       const handle = await this.temporal.workflow.start<typeof migrateVm>('migrateVm', {
         workflowId: migrationWorkflowId(input.vm),
         taskQueue: CONTROL_QUEUE,
@@ -61,6 +62,7 @@ export class MigrationClient {
       });
       return new Migration(input.vm, handle, handle.firstExecutionRunId);
     } catch (error) {
+      if (error instanceof InvalidDefinition) throw new VmferryError('MigrationRefused', error.message);
       if (error instanceof WorkflowExecutionAlreadyStartedError) throw new VmferryError('MigrationRefused', `guest ${input.vm} is being moved already: watch it with "vmferry watch ${input.vm}"`);
       throw error;
     }
@@ -80,7 +82,7 @@ export class MigrationClient {
 
   /** Every host that ever ran an agent, and what it said last. */
   async hosts(): Promise<HostState[]> {
-    return (await knownHosts(this.temporal)).sort((a, b) => a.name.localeCompare(b.name));
+    return await knownHosts(this.temporal);
   }
 
   /** The host that has this guest, by what hosts said last. Throws `VmferryError` with the known guests if none has. */

@@ -2,10 +2,13 @@ import { existsSync, readFileSync } from 'node:fs';
 import { mkdir, open, rename, rm } from 'node:fs/promises';
 import { dirname } from 'node:path';
 
+let writes = 0;
+
 /** Replaces a file so that after a crash, or a power cut, it holds the old or the new text, never half: write, fsync, rename, fsync the folder. */
 export async function writeDurably(path: string, text: string): Promise<void> {
   await mkdir(dirname(path), { recursive: true, mode: 0o700 });
-  const temporary = `${path}.new`;
+  // A name of its own: two writers must not meet in one.
+  const temporary = `${path}.new-${process.pid}-${++writes}`;
   const file = await open(temporary, 'w', 0o600);
   try {
     await file.writeFile(text);

@@ -42,9 +42,9 @@ export interface DestinationAttempt {
   made: string[];
   /** Block devices that were there before and are overwritten. */
   nbdPort?: number;
-  migrationPort?: number;
+  migrationPort?: number | undefined;
   /** What the source said last about running the guest on arrival. */
-  run?: boolean;
+  run?: boolean | undefined;
 }
 
 export type Attempt = SourceAttempt | DestinationAttempt;
@@ -105,7 +105,7 @@ export class GuestStore {
     const patch = before.then(async () => {
       const attempt = this.attempt(guest);
       if (!attempt) throw new Error(`the attempt to move guest ${guest} was undone`);
-      await this.setAttempt(guest, { ...attempt, ...fields } as Attempt);
+      await this.setAttempt(guest, { ...attempt, ...fields });
     });
     this.patching.set(path, patch.catch(() => undefined));
     await patch;

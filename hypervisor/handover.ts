@@ -3,10 +3,11 @@ import type { QmpConnection } from '../qmp/connection';
 import { QmpCommandFailed } from '../qmp/errors';
 import { eventTimeMs, type QmpEventQueue } from '../qmp/event-queue';
 import type { SourceAttempt } from './guest-store';
+import { sourceRecord } from './guest-throttle';
 import type { Host } from './host';
 import { Lease, type LeaseLoss } from './lease';
 import { beginMigration, cancelMigration, type MigrationSettings, migrationState, outgoingState, yankMigration } from './migration';
-import { assertMirroring, assertNoMirrors, clearMirrors, ensureMirrors, finishMirrors, mirrorStates, MirrorFailed, type MirrorTarget } from './mirrors';
+import { assertMirroring, assertNoMirrors, clearMirrors, ensureMirrors, finishMirrors, mirrorStates, MirrorFailed, type MirrorTarget, yankDisks } from './mirrors';
 
 /**
  * The source's half of the switchover (docs/architecture.md). It acts on QMP events at once, by itself: nothing in the downtime window
@@ -27,7 +28,7 @@ export interface HandOverPlan {
   memoryDeadlineMs: number;
 }
 
-export type GiveUpKind = 'downtime-budget' | 'memory-deadline' | 'mirror-failed' | 'migration-failed' | 'cancelled' | LeaseLoss['kind'];
+export type GiveUpKind = 'downtime-budget' | 'memory-deadline' | 'mirror-failed' | 'migration-failed' | 'interrupted' | 'cancelled' | LeaseLoss['kind'];
 
 /** Moments of the downtime window, in milliseconds since the epoch by this host's clock. */
 export interface SourceWindow {
@@ -46,7 +47,7 @@ export type HandOverResult =
 export interface HandOverSignals {
   /** Gives up before the point of no return; ignored after it. */
   cancel: AbortSignal;
-  /** The agent stops (R8): leaves QEMU as it is and rejects, unless the guest is paused; then the window is finished first. */
+  /** The agent stops (R8), or somebody else goes on: leaves QEMU as it is and rejects, unless the guest is paused; then the window is finished first. */
   leave: AbortSignal;
   /** Called when the guest has been paused: from here on every millisecond counts. */
   paused(): void;
@@ -62,8 +63,15 @@ class GiveUp extends Error {
 
 /** `migrate-continue` is sent only to a destination that was heard of within this time. */
 const FRESH_MS = 250;
-/** A QEMU that hangs is freed out of band this long after it should have answered (R7). */
+/** A QEMU whose guest runs is freed out of band this long after it should have answered (R7). */
 const HANG_MS = 2_000;
+/**
+ * While the guest is paused and its budget is used up, no answer is waited for any longer: then the connections are cut, which costs the copy of
+ * the disks and lets the guest run at once.
+ */
+const LAST_MS = 120;
+/** How long the destination's agent may take to answer before the memory is sent. */
+const MEET_MS = 15_000;
 
 /**
  * Moves the guest's memory and hands the guest over. Can be killed at any point and called again: it looks at what QEMU says and goes
@@ -71,25 +79,35 @@ const HANG_MS = 2_000;
  */
 export async function handOver(host: Host, guest: string, plan: HandOverPlan, signals: HandOverSignals): Promise<HandOverResult> {
   const qmp = await host.monitor(guest).connection();
-  const lease = new Lease({ ...plan.lease, attempt: plan.attempt }, true);
-  try {
-    return await new HandOver(host, guest, plan, qmp, lease, signals).run();
-  } finally {
-    lease.close();
-  }
+  return await new HandOver(host, guest, plan, qmp, signals).run();
+}
+
+/**
+ * What a source does when the one who ran its window has died (R9): before `migrate-continue` the guest runs on here at once, after it QEMU
+ * goes on by itself. Resolves when the migration has come to an end; `leave` hands the watch over to somebody else.
+ */
+export async function guardSource(host: Host, guest: string, plan: HandOverPlan, leave: AbortSignal): Promise<void> {
+  const qmp = await host.monitor(guest).connection({ signal: leave });
+  const never = new AbortController().signal;
+  await new HandOver(host, guest, plan, qmp, { cancel: never, leave, paused: () => undefined, note: () => undefined }).guard();
 }
 
 class HandOver {
   private readonly giveUp = new AbortController();
   private readonly moments: Partial<SourceWindow> = {};
   private readonly timers = new Set<NodeJS.Timeout>();
+  private lease: Lease | undefined;
+  private budget: NodeJS.Timeout[] | undefined;
+  private marked: Promise<void> | undefined;
+  private cancelsSent = false;
+  /** Mirrors that this very object saw end well: a job that is not there is no proof of anything. */
+  private readonly proven = new Set<string>();
 
   constructor(
     private readonly host: Host,
     private readonly guest: string,
     private readonly plan: HandOverPlan,
     private readonly qmp: QmpConnection,
-    private readonly lease: Lease,
     private readonly signals: HandOverSignals,
   ) {}
 
@@ -100,8 +118,8 @@ class HandOver {
     try {
       const before = await this.begin();
       if (before === 'completed') return { source: 'completed' };
-      if (this.signals.cancel.aborted) onCancel();
       if (before === 'continued') return await this.awaitEnd(events);
+      if (this.signals.cancel.aborted) onCancel();
       await this.awaitPreSwitchover(events);
       await this.finishInsideBudget();
       return await this.pointOfNoReturn(events);
@@ -110,9 +128,31 @@ class HandOver {
       const reason = this.giveUp.signal.aborted ? (this.giveUp.signal.reason as Error) : (error as Error);
       if (reason instanceof GiveUp) return await this.runOn(reason);
       if (reason instanceof MirrorFailed) return await this.runOn(new GiveUp('mirror-failed', reason.message));
+      // Whatever went wrong, a guest that is paused is not left so.
+      if (this.budget) await this.runOn(new GiveUp('interrupted', reason.message)).catch(() => undefined);
       throw error;
     } finally {
       this.signals.cancel.removeEventListener('abort', onCancel);
+      this.timers.forEach(clearTimeout);
+      this.lease?.close();
+      events.close();
+    }
+  }
+
+  /** See `guardSource`. */
+  async guard(): Promise<void> {
+    const events = this.qmp.listen('MIGRATION', 'STOP', 'RESUME');
+    try {
+      for (;;) {
+        const [state, { status }] = await Promise.all([migrationState(this.qmp), this.qmp.execute('query-status')]);
+        if (state === 'pre-switchover' || (state === 'active' && status === 'finish-migrate')) {
+          await this.runOn(new GiveUp('interrupted', 'its agent ended while the guest was paused'));
+          return;
+        }
+        if (state !== 'active' && state !== 'continued') return;
+        await events.next({ signal: this.signals.leave });
+      }
+    } finally {
       this.timers.forEach(clearTimeout);
       events.close();
     }
@@ -121,28 +161,35 @@ class HandOver {
   /** Starts the migration of memory, or finds where an earlier call left it. */
   private async begin(): Promise<'under-way' | 'continued' | 'completed'> {
     const { store } = this.host;
-    const record = store.attempt(this.guest) as SourceAttempt;
+    const record = sourceRecord(this.host, this.guest);
     if (record.memoryTry === this.plan.memoryTry) {
       const state = await migrationState(this.qmp);
-      if (state === 'completed') return 'completed';
-      if (state === 'continued') return 'continued';
-      if (state === 'active' || state === 'pre-switchover') {
-        await this.lease.arm(record.wasRunning, this.boundedByHang());
+      if (state === 'completed' || state === 'continued') return state;
+      if (state === 'failed' || state === 'cancelled') throw new GiveUp('migration-failed', `the migration of its memory ended as ${state}`);
+      // Nobody knows for how long the guest has been paused.
+      if (state === 'pre-switchover') throw new GiveUp('interrupted', 'its agent was restarted while the guest was paused');
+      if (state === 'active') {
+        await this.meet(record.wasRunning);
         return 'under-way';
       }
-      if (state === 'failed' || state === 'cancelled') throw new GiveUp('migration-failed', `the migration of its memory ended as ${state}`);
     }
     assertMirroring(await mirrorStates(this.qmp, this.plan.targets, this.plan.attempt));
     const wasRunning = (await this.qmp.execute('query-status')).running;
-    const { cancel, leave } = this.signals;
-    await this.lease.arm(wasRunning, AbortSignal.any([cancel, leave, AbortSignal.timeout(15_000)])).catch(() => {
-      leave.throwIfAborted();
-      if (cancel.aborted) throw new GiveUp('cancelled', 'it was cancelled');
-      throw new GiveUp('peer-silent', `the agent of ${this.plan.to} did not answer on ${this.plan.lease.host} port ${this.plan.lease.port} within 15 s`);
-    });
-    await store.setAttempt(this.guest, { ...record, memoryTry: this.plan.memoryTry, wasRunning });
+    await this.meet(wasRunning);
+    await store.patchAttempt<SourceAttempt>(this.guest, { memoryTry: this.plan.memoryTry, wasRunning });
     await beginMigration(this.qmp, this.plan.settings);
     return 'under-way';
+  }
+
+  /** Opens the lease: resolves when the destination's agent has it durably whether the guest shall run there. */
+  private async meet(run: boolean): Promise<void> {
+    const { cancel, leave } = this.signals;
+    this.lease = new Lease({ ...this.plan.lease, attempt: this.plan.attempt }, run);
+    await this.lease.arm(run, AbortSignal.any([cancel, leave, AbortSignal.timeout(MEET_MS)])).catch(() => {
+      leave.throwIfAborted();
+      if (cancel.aborted) throw new GiveUp('cancelled', 'it was cancelled');
+      throw new GiveUp('peer-silent', `the agent of ${this.plan.to} did not answer on ${this.plan.lease.host} port ${this.plan.lease.port} within ${MEET_MS / 1000} s`);
+    });
   }
 
   /** Memory is copied until little enough remains; then QEMU pauses the guest and waits. */
@@ -176,11 +223,12 @@ class HandOver {
     if (status !== 'paused' && status !== 'running') return;
     this.budget?.forEach(clearTimeout);
     this.budget = undefined;
-    const record = this.host.store.attempt(this.guest) as SourceAttempt;
     const wasRunning = status === 'running';
-    if (record.wasRunning === wasRunning) return;
-    await this.host.store.setAttempt(this.guest, { ...record, wasRunning });
-    await this.lease.arm(wasRunning, this.boundedByHang());
+    if (sourceRecord(this.host, this.guest).wasRunning === wasRunning) return;
+    await this.host.store.patchAttempt<SourceAttempt>(this.guest, { wasRunning });
+    await this.lease!.arm(wasRunning, AbortSignal.any([this.giveUp.signal, AbortSignal.timeout(MEET_MS)])).catch(() => {
+      throw new GiveUp('peer-silent', `the agent of ${this.plan.to} does not answer`);
+    });
   }
 
   /** The guest is paused from `since` on: the clock of R3 runs, and the lease of R7 counts. */
@@ -192,15 +240,10 @@ class HandOver {
     const left = Math.max(0, since + this.plan.maxDowntimeMs - Date.now());
     this.budget = [
       this.later(left, () => this.abandon('downtime-budget', `its disks could not be finished inside the downtime budget of ${this.plan.maxDowntimeMs} ms`)),
-      // QMP may be silent while QEMU drains requests in flight; a link that hangs for good is cut out of band.
-      this.later(left + HANG_MS, () => void this.freeHangingSource()),
+      // QMP may be silent while QEMU drains requests in flight; a link that is too slow for that, or dead, is cut out of band.
+      this.later(left + LAST_MS, () => void this.cutConnections()),
     ];
-    void this.lease.lost(this.silenceLimitMs, this.giveUp.signal).then((loss) => this.budget && this.abandon(loss.kind, loss.message), () => undefined);
-  }
-  private budget: NodeJS.Timeout[] | undefined;
-
-  private get silenceLimitMs(): number {
-    return Math.max(250, this.plan.maxDowntimeMs);
+    void this.lease?.lost(Math.max(250, this.plan.maxDowntimeMs), this.giveUp.signal).then((loss) => this.budget && this.abandon(loss.kind, loss.message), () => undefined);
   }
 
   /** Drains and ends every mirror while the guest is paused. On return no mirror exists (R1), and this copy is marked as handed over (R10). */
@@ -211,25 +254,23 @@ class HandOver {
     this.marked.catch(() => undefined);
     // Until remaining is 0 nothing is asked of the mirrors, so giving up costs nothing: they are READY still. There is no event for it.
     for (;;) {
-      const jobs = (await this.qmp.execute('query-jobs', undefined, { signal })).filter((job) => job.type === 'mirror');
-      const failed = jobs.find((job) => job.error !== undefined);
-      if (failed) throw new MirrorFailed(`the mirror ${failed.id} ended: ${failed.error}`);
-      if (jobs.every((job) => job['total-progress'] === job['current-progress'])) break;
+      const states = await mirrorStates(this.qmp, targets, attempt);
+      assertMirroring(states);
+      signal.throwIfAborted();
+      if (states.every(({ remainingBytes }) => remainingBytes === 0)) break;
       await delay(2, undefined, { signal });
     }
     this.moments.drained = Date.now();
     this.cancelsSent = true;
-    await finishMirrors(this.qmp, targets, attempt, signal);
+    await finishMirrors(this.qmp, targets, attempt, signal, this.proven);
     this.moments.mirrorsEnded = Date.now();
     await this.marked;
     await assertNoMirrors(this.qmp);
-    await this.lease.fresh(FRESH_MS, signal);
-    const loss = this.lease.loss(FRESH_MS);
+    await this.lease!.fresh(FRESH_MS, signal);
+    const loss = this.lease!.loss(FRESH_MS);
     if (loss) this.abandon(loss.kind, loss.message);
     signal.throwIfAborted();
   }
-  private marked: Promise<void> | undefined;
-  private cancelsSent = false;
 
   /** `migrate-continue`: from here on the ownership table decides (R4). The one place that sends it. */
   private async pointOfNoReturn(events: Events): Promise<HandOverResult> {
@@ -266,8 +307,14 @@ class HandOver {
 
   /** Gives the try up before the point of no return: the guest runs on here, with its mirrors READY where that can be had. */
   private async runOn(reason: GiveUp): Promise<HandOverResult> {
-    const rearmed = this.cancelsSent && reason.kind !== 'mirror-failed' && reason.kind !== 'peer-silent' ? await this.rearm() : !this.cancelsSent;
-    await cancelMigration(this.qmp, HANG_MS);
+    // What is left of the budget may be used to keep the copy of the disks.
+    const leftMs = Math.round(Math.max(0, (this.moments.stopped ?? 0) + this.plan.maxDowntimeMs - Date.now())) + LAST_MS;
+    const limitMs = this.budget || reason.kind === 'interrupted' ? LAST_MS : HANG_MS;
+    const rearmed = this.cancelsSent && reason.kind !== 'mirror-failed' && reason.kind !== 'peer-silent' ? await this.rearm(leftMs) : !this.cancelsSent;
+    const end = await cancelMigration(this.qmp, limitMs, () => this.cutConnections());
+    // A cancel that came too late: everything was handed over, and the table of R4 decides.
+    if (end === 'completed') return { source: 'completed' };
+    this.timers.forEach(clearTimeout);
     this.signals.note('the migration is cancelled, the guest is the source\'s');
     await this.ownAgain();
     const states = rearmed ? await mirrorStates(this.qmp, this.plan.targets, this.plan.attempt).catch(() => []) : [];
@@ -277,14 +324,19 @@ class HandOver {
   }
 
   /** Mirrors that were finished come back without a copy: nothing was written since, the guest is paused still (facts/qemu.md §2). */
-  private async rearm(): Promise<boolean> {
-    try {
-      await finishMirrors(this.qmp, this.plan.targets, this.plan.attempt, this.boundedByHang());
-      await ensureMirrors(this.qmp, this.plan.targets, this.plan.attempt, { sync: 'none', copyMode: (this.host.store.attempt(this.guest) as SourceAttempt).writeBlocking ? 'write-blocking' : 'background' });
-      return true;
-    } catch {
-      return false;
-    }
+  private async rearm(limitMs: number): Promise<boolean> {
+    const { targets, attempt } = this.plan;
+    const copyMode = sourceRecord(this.host, this.guest).writeBlocking ? 'write-blocking' : 'background';
+    const signal = AbortSignal.timeout(limitMs);
+    const work = finishMirrors(this.qmp, targets, attempt, signal, this.proven).then(() => ensureMirrors(this.qmp, targets, attempt, { sync: 'none', copyMode, signal }));
+    const late = new Promise<never>((_resolve, reject) => signal.addEventListener('abort', () => reject(signal.reason as Error)));
+    return await Promise.race([work, late]).then(
+      () => true,
+      (error: Error) => {
+        this.signals.note(`the mirrors that had ended cannot be made anew, the disks are copied again: ${error.message}`);
+        return false;
+      },
+    );
   }
 
   private async ownAgain(): Promise<void> {
@@ -298,13 +350,9 @@ class HandOver {
     this.giveUp.abort(new GiveUp(kind, message));
   }
 
-  private async freeHangingSource(): Promise<void> {
-    this.signals.note('QEMU hangs: cuts its connections to the destination');
-    await clearMirrors(this.host.monitor(this.guest), { silent: true }).catch(() => undefined);
-  }
-
-  private boundedByHang(): AbortSignal {
-    return AbortSignal.timeout(HANG_MS);
+  private async cutConnections(): Promise<void> {
+    this.signals.note('QEMU does not answer in time: cuts its connections to the destination');
+    await Promise.all([yankDisks(this.qmp), yankMigration(this.qmp)]).catch(() => undefined);
   }
 
   private later(ms: number, action: () => void): NodeJS.Timeout {

@@ -33,6 +33,8 @@ export const hostConfigSchema = z.strictObject({
     .prefault({}),
   /** TCP ports for incoming disks, memory and leases, both ends included. */
   ports: z.strictObject({ from: z.int().min(1024).max(65535), to: z.int().min(1024).max(65535) }).refine(({ from, to }) => to >= from + 2, 'the range needs at least 3 ports').default({ from: 49152, to: 49407 }),
+  /** Defaults for migrations that leave this host: any field of `convergencePolicySchema` (workflows/messages.ts), which the agent checks. */
+  migration: z.record(z.string(), z.unknown()).default({}),
   /** Memory for guests in bytes; default: what the kernel says is available. */
   memory: sizeSchema.optional(),
   /** Further `-chroot` and `-runas` for guests started here, as an adopted guest's command line may carry them. */

@@ -13,8 +13,15 @@ export class GuestStateError extends Error {
   override readonly name = 'GuestStateError';
 }
 
+/** Nobody here can say which copy of a guest is the one that may run. */
+export class OwnershipUnknown extends Error {
+  override readonly name = 'OwnershipUnknown';
+}
+
 /** The guest's QEMU does not run (any more). */
-export class GuestGone extends GuestStateError {}
+export class GuestGone extends Error {
+  override readonly name = 'GuestGone';
+}
 
 /** One host as its agent sees it: configuration, durable state, and a shared monitor per QEMU. */
 export class Host {

@@ -243,6 +243,14 @@ class Importer {
   }
 }
 
+/** Absolute paths of what a QEMU makes at its start and removes at its end: its pid file and the sockets that it serves. `argv[0]` is the binary. */
+export function madeAtStart(argv: readonly string[]): string[] {
+  const options = parseArguments(argv.slice(1));
+  const sockets = new Sockets(options, (path) => path, () => undefined);
+  options.forEach((option) => (/^(serial|parallel|debugcon|monitor|qmp|qmp-pretty)$/.test(option.flag) ? sockets.device(option) : option.flag === 'chardev' ? sockets.chardev(option) : option.flag === 'vnc' ? sockets.vnc(option) : undefined));
+  return [...sockets.paths, ...options.flatMap(({ flag, value }) => (flag === 'pidfile' && value ? [value] : []))].filter((path) => path.startsWith('/'));
+}
+
 /** Real path of the first QMP socket that a command line makes; undefined if there is none, or it cannot be read. `argv[0]` is the binary. */
 export function findMonitor(argv: readonly string[], cwd: string): string | undefined {
   try {

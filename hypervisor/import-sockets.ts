@@ -33,6 +33,11 @@ export class Sockets {
     this.controlIds = new Set(monitors.filter(({ mode, pretty }) => mode === 'control' && !isOn(pretty)).map(({ chardev }) => chardev));
   }
 
+  /** All sockets that were placed, as they are written. */
+  get paths(): string[] {
+    return [...this.names.keys()].filter((path) => !path.includes('\0'));
+  }
+
   /** `-serial`, `-parallel`, `-debugcon`, `-monitor`, `-qmp`, `-qmp-pretty`. */
   device({ flag, value = '' }: Option): Option {
     const isMonitor = /^(monitor|qmp|qmp-pretty)$/.test(flag);

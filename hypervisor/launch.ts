@@ -8,7 +8,8 @@ import { qemuArguments } from './command-line';
 import type { Definition } from './definition';
 import { GuestGone, GuestStateError, type Host } from './host';
 import { runFolder } from './host-config';
-import { logTail, processExit, startDetached, terminate } from './processes';
+import { madeAtStart } from './import-command-line';
+import { commandLineOf, logTail, processExit, startDetached, terminate } from './processes';
 import { mayStart } from './startable';
 
 /** The configured binary with this name. Only binaries that the host's configuration lists are ever run. */
@@ -89,10 +90,13 @@ export async function quitQemu(host: Host, guest: string): Promise<void> {
   const process = host.process(guest);
   if (process) {
     const monitor = host.monitor(guest);
+    // One that somebody else started in a chroot, or as another user, cannot remove its sockets itself.
+    const made = host.store.adopted(guest)?.pid === process.pid ? madeAtStart(commandLineOf(process.pid)) : [];
     // A QEMU whose main loop hangs does not answer: SIGTERM, then SIGKILL, end it all the same.
     await monitor.execute('quit', {}, { timeoutMs: 2_000 }).catch(() => undefined);
     await processExit(process, AbortSignal.timeout(3_000)).catch(() => terminate(process, 2_000));
     host.monitors.forget(monitor.path);
+    for (const path of made) await rm(path, { force: true });
   }
   await rm(runFolder(host.config, guest), { recursive: true, force: true });
 }

@@ -9,6 +9,9 @@ export interface MigrationSettings {
   bandwidthBytesPerSecond?: number;
   /** QEMU pauses the guest when what remains can be sent in this time; at least 1 (facts/qemu.md §3: 0 is a trap). */
   downtimeLimitMs: number;
+  /** Further capabilities and parameters by QEMU's names; what this QEMU lacks is left out. */
+  capabilities?: Record<string, boolean>;
+  parameters?: Record<string, number>;
 }
 
 /** `tcp:` needs a URI, so here, and only here, IPv6 has brackets. */
@@ -25,6 +28,9 @@ const SOURCE_CAPABILITIES = { 'pause-before-switchover': true, events: true, 're
 /** `late-block-activate`: the images are not touched before `cont`, by when the exports are gone. */
 const DESTINATION_CAPABILITIES = { events: true, 'late-block-activate': true, 'return-path': false } as const;
 
+/** What an earlier migration of this QEMU may have left on. */
+const OFF = { 'auto-converge': false, xbzrle: false, compress: false, 'zero-blocks': false } as const;
+
 /** QEMU takes no 0 for "no limit", and its default of 128 MiB/s is one. */
 const UNLIMITED = 2 ** 40;
 
@@ -36,8 +42,10 @@ async function setCapabilities(qmp: QmpConnection, wanted: Record<string, boolea
 
 /** Starts to send the guest's memory. */
 export async function beginMigration(qmp: QmpConnection, settings: MigrationSettings): Promise<void> {
-  await setCapabilities(qmp, SOURCE_CAPABILITIES);
+  await setCapabilities(qmp, { ...OFF, ...settings.capabilities, ...SOURCE_CAPABILITIES });
+  const known = await qmp.execute('query-migrate-parameters');
   await qmp.execute('migrate-set-parameters', {
+    ...Object.fromEntries(Object.entries(settings.parameters ?? {}).filter(([name]) => name in known)),
     'max-bandwidth': settings.bandwidthBytesPerSecond ?? UNLIMITED,
     'downtime-limit': Math.max(1, Math.round(settings.downtimeLimitMs)),
   });
@@ -45,8 +53,8 @@ export async function beginMigration(qmp: QmpConnection, settings: MigrationSett
 }
 
 /** Prepares an incoming QEMU and lets it listen. Throws `QmpCommandFailed` if the port is taken. */
-export async function listenForMigration(qmp: QmpConnection, host: string, port: number): Promise<void> {
-  await setCapabilities(qmp, DESTINATION_CAPABILITIES);
+export async function listenForMigration(qmp: QmpConnection, host: string, port: number, capabilities: Record<string, boolean> = {}): Promise<void> {
+  await setCapabilities(qmp, { ...capabilities, ...DESTINATION_CAPABILITIES });
   await qmp.execute('migrate-incoming', { uri: migrationUri(host, port) });
 }
 
@@ -77,22 +85,29 @@ export function outgoingState(status: string | undefined): OutgoingState {
 export async function migrationState(qmp: QmpConnection): Promise<OutgoingState> {
   const [{ status }, run] = await Promise.all([qmp.execute('query-migrate'), qmp.execute('query-status')]);
   const state = outgoingState(status);
-  return state === 'completed' && run.status !== 'postmigrate' ? 'none' : state;
+  if (state !== 'completed' || run.status === 'postmigrate') return state;
+  // QEMU says `completed` a moment before the run state follows.
+  return run.status === 'finish-migrate' ? 'continued' : 'none';
 }
 
-/** Cancels the migration and waits until the guest is the source's again. A QEMU that hangs is freed out of band after `hangMs`. Nothing happens if none is under way. */
-export async function cancelMigration(qmp: QmpConnection, hangMs: number): Promise<void> {
+/**
+ * Cancels the migration and gives the state in which it ended: `completed` if the cancel came too late. A QEMU that does not answer within
+ * `hangMs` is freed out of band by `free`. Nothing happens if none is under way.
+ */
+export async function cancelMigration(qmp: QmpConnection, hangMs: number, free: () => Promise<void> = () => yankMigration(qmp)): Promise<OutgoingState> {
   const events = qmp.listen('MIGRATION');
   try {
-    const cancel = () => qmp.execute('migrate_cancel', undefined, { timeoutMs: hangMs });
-    await cancel().catch(async (error: unknown) => {
+    await qmp.execute('migrate_cancel', undefined, { timeoutMs: hangMs }).catch(async (error: unknown) => {
       if (!(error instanceof QmpTimeout)) throw error;
-      await yankMigration(qmp);
+      await free();
     });
     for (;;) {
       const state = await migrationState(qmp);
-      if (state !== 'active' && state !== 'pre-switchover' && state !== 'continued') return;
-      await events.next({ timeoutMs: 10 * hangMs });
+      if (state !== 'active' && state !== 'pre-switchover' && state !== 'continued') return state;
+      // A `completed` whose run state follows has no event of its own.
+      await events.next({ timeoutMs: state === 'continued' ? 50 : 20_000 }).catch((error: unknown) => {
+        if (!(error instanceof QmpTimeout) || state !== 'continued') throw error;
+      });
     }
   } finally {
     events.close();

@@ -22,6 +22,9 @@ export interface MirrorState {
   /** Its work is over: with `error` it failed, without it may still be incomplete: see `finishMirrors`. */
   concluded: boolean;
   error?: string;
+  ioStatus?: 'ok' | 'failed' | 'nospace';
+  /** QEMU ≥ 8.2. */
+  activelySynced?: boolean;
   offsetBytes: number;
   lengthBytes: number;
   remainingBytes: number;
@@ -60,7 +63,7 @@ export type CopyMode = 'background' | 'write-blocking';
  * Ensures the NBD node of each target and a mirror onto it. `sync: 'none'` re-arms a mirror that has just ended while the guest is
  * paused: it copies only what is written from now on, and is sound because nothing was written in between (facts/qemu.md §2).
  */
-export async function ensureMirrors(qmp: QmpMonitor | QmpConnection, targets: MirrorTarget[], attempt: string, { sync, copyMode }: { sync: 'full' | 'none'; copyMode: CopyMode }): Promise<void> {
+export async function ensureMirrors(qmp: QmpMonitor | QmpConnection, targets: MirrorTarget[], attempt: string, { sync, copyMode, signal }: { sync: 'full' | 'none'; copyMode: CopyMode; signal?: AbortSignal }): Promise<void> {
   const jobs = new Set((await qmp.execute('query-jobs')).map(({ id }) => id));
   const nodes = new Set((await qmp.execute('query-named-block-nodes', { flat: true })).map((node) => node['node-name']));
   await Promise.all(
@@ -84,6 +87,8 @@ export async function ensureMirrors(qmp: QmpMonitor | QmpConnection, targets: Mi
           DEADLINE,
         );
       }
+      // Not one that is sent after the guest runs on: with `sync: 'none'` it would miss what was written in between.
+      signal?.throwIfAborted();
       await qmp.execute(
         'blockdev-mirror',
         { 'job-id': job, device: target.device, target: node, sync, 'copy-mode': copyMode, 'buf-size': BUFFER_BYTES, 'filter-node-name': filter, 'auto-dismiss': false, 'on-source-error': 'report', 'on-target-error': 'report' },
@@ -109,6 +114,8 @@ export async function mirrorStates(qmp: QmpMonitor | QmpConnection, targets: Mir
       ready: block?.ready ?? false,
       concluded: state.status === 'concluded',
       ...(state.error !== undefined && { error: state.error }),
+      ...(block && { ioStatus: block['io-status'] as 'ok' }),
+      ...(block?.['actively-synced'] !== undefined && { activelySynced: block['actively-synced'] }),
       offsetBytes,
       lengthBytes,
       remainingBytes: lengthBytes - offsetBytes,
@@ -125,14 +132,17 @@ export function assertMirroring(states: MirrorState[]): void {
 /**
  * The proof of R1, for a paused guest with READY mirrors: cancels each gracefully (which drains it), waits for its end, checks that it
  * ended without error and with offset = length, dismisses the job and removes the NBD node. On return no mirror exists.
- * Idempotent: goes on from whatever an earlier call did. Throws `MirrorFailed` otherwise, and the signal's reason when it is aborted.
+ * A later call with the same `proven` goes on from whatever an earlier one did; a job that is not there, and not in `proven`, was ended by
+ * somebody else, and proves nothing. Throws `MirrorFailed` otherwise, and the signal's reason when it is aborted.
  */
-export async function finishMirrors(qmp: QmpConnection, targets: MirrorTarget[], attempt: string, signal: AbortSignal): Promise<void> {
+export async function finishMirrors(qmp: QmpConnection, targets: MirrorTarget[], attempt: string, signal: AbortSignal, proven = new Set<string>()): Promise<void> {
   const events = qmp.listen('JOB_STATUS_CHANGE');
   try {
     const all = targets.map((target, index) => ({ target, ...mirrorNames(attempt, index) }));
     const jobs = await qmp.execute('query-jobs');
     const waiting = new Set(all.map(({ job }) => job).filter((job) => jobs.some((one) => one.id === job)));
+    const unproven = all.find(({ job }) => !waiting.has(job) && !proven.has(job));
+    if (unproven) throw new MirrorFailed(`the mirror of disk ${unproven.target.id} is gone, and nobody saw it end well`);
     const concluded = new Set(jobs.filter((job) => job.status === 'concluded').map(({ id }) => id));
     // Never force: a forced cancel does not drain, and what it had not copied is lost (facts/qemu.md §1.6).
     await Promise.all([...waiting].filter((job) => !concluded.has(job)).map((device) => qmp.execute('block-job-cancel', { device }, { signal }).catch(ignoreDeviceNotActive)));
@@ -148,6 +158,7 @@ export async function finishMirrors(qmp: QmpConnection, targets: MirrorTarget[],
         if (state.error !== undefined || offset !== length) {
           throw new MirrorFailed(`the mirror of disk ${mirror.target.id} ended ${state.error !== undefined ? `with "${state.error}"` : 'early'} at ${offset} of ${length} bytes`);
         }
+        proven.add(mirror.job);
       }
     }
     await Promise.all([...waiting].map((id) => qmp.execute('job-dismiss', { id }, { signal })));
@@ -195,7 +206,7 @@ export async function clearMirrors(monitor: QmpMonitor, options: { silent: boole
 }
 
 /** Cuts our NBD connections. Over TCP whoever waits for them fails at once. False if there was none. */
-async function yankDisks(qmp: QmpConnection, ours: (name: string | undefined) => boolean): Promise<boolean> {
+export async function yankDisks(qmp: QmpConnection, ours = (name: string | undefined): boolean => name?.startsWith(OURS) ?? false): Promise<boolean> {
   const instances = (await qmp.executeOob('query-yank')).filter((one) => one.type === 'block-node' && ours(one['node-name']));
   if (instances.length > 0) await qmp.executeOob('yank', { instances });
   return instances.length > 0;

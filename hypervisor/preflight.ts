@@ -34,6 +34,12 @@ export interface GuestPlan {
   definition: Definition;
   disks: DiskPlan[];
   running: boolean;
+  /** What this QEMU can do about mirrors that do not converge: by what it says, never by its version. */
+  features: { writeBlockingLive: boolean; rearm: boolean; ioThrottle: boolean };
+  /** Names of the memory migration's settings that this QEMU has. */
+  memoryFeatures: string[];
+  /** What the source's configuration gives for fields that a migration's input leaves out. */
+  defaults: Record<string, unknown>;
 }
 
 export interface Findings {
@@ -61,7 +67,7 @@ export async function inspectSource(host: Host, guest: string, attempt: string):
     if (error instanceof QmpMonitorBusy || error instanceof QmpProtocolError) return { blockers: [...blockers, error.message], warnings };
     throw error;
   }
-  const [status, migration, jobs, blocks, version] = await Promise.all([qmp.execute('query-status'), qmp.execute('query-migrate'), qmp.execute('query-jobs'), qmp.execute('query-block'), qmp.execute('query-version')]);
+  const [commands, capabilities, parameters, status, migration, jobs, blocks, version] = await Promise.all([qmp.execute('query-commands'), qmp.execute('query-migrate-capabilities'), qmp.execute('query-migrate-parameters'), qmp.execute('query-status'), qmp.execute('query-migrate'), qmp.execute('query-jobs'), qmp.execute('query-block'), qmp.execute('query-version')]);
   if (!['running', 'paused'].includes(status.status) && ownership?.state === 'owner') blockers.push(`guest "${guest}" is in state "${status.status}": only a running or paused guest can move`);
   for (const reason of migration['blocked-reasons'] ?? []) blockers.push(`QEMU cannot migrate guest "${guest}": ${reason}`);
   jobs.filter(({ id }) => !id.startsWith(OURS)).forEach((job) => blockers.push(`another block job is under way: ${job.type} "${job.id}" (${job.status}): let it end, or cancel and dismiss it`));
@@ -79,9 +85,9 @@ export async function inspectSource(host: Host, guest: string, attempt: string):
     const allocatedBytes = info.blockDevice ? block.sizeBytes : statSync(path).blocks * 512;
     disks.push({ id: disk.id, path: disk.path, format: disk.format, cache: disk.cache, device: block.device, sizeBytes: block.sizeBytes, allocatedBytes, blockDevice: info.blockDevice });
   }
-  const known = new Set(allDisks(definition).map((disk) => findBlock(blocks, disk)?.device));
+  const defined = new Set(allDisks(definition).map((disk) => findBlock(blocks, disk)?.device));
   for (const block of blocks) {
-    if (block.inserted && !block.inserted.ro && !known.has(findBlock([block], { id: block.device || (block.inserted['node-name'] ?? '') })?.device)) {
+    if (block.inserted && !block.inserted.ro && !defined.has(findBlock([block], { id: block.device || (block.inserted['node-name'] ?? '') })?.device)) {
       blockers.push(`the running guest writes to ${block.device || block.qdev} (${block.inserted.file}), which its definition does not name: add it to disks`);
     }
   }
@@ -92,7 +98,10 @@ export async function inspectSource(host: Host, guest: string, attempt: string):
   }
   // An alias such as `q35` means another machine on another QEMU.
   const pinned: Definition = { ...definition, machine: machine.replace(/-machine$/, '') };
-  return { blockers, warnings, plan: { definition: pinned, disks, running: status.running } };
+  const known = new Set(commands.map(({ name }) => name));
+  const features = { writeBlockingLive: known.has('block-job-change'), rearm: known.has('blockdev-mirror'), ioThrottle: known.has('block_set_io_throttle') };
+  const memoryFeatures = [...capabilities.map(({ capability }) => capability), ...Object.keys(parameters)];
+  return { blockers, warnings, plan: { definition: pinned, disks, running: status.running, features, memoryFeatures, defaults: host.config.migration } };
 }
 
 /** Asks the destination everything that could stop this guest from coming. Changes nothing. */

@@ -95,8 +95,9 @@ export async function startDetached(
     await Promise.race([ready(over.signal), ended]);
   } catch (error) {
     if (child.exitCode !== null || child.signalCode !== null || child.pid === undefined) return await ended;
+    const tooLate = over.signal.aborted;
     await endChild(child);
-    throw error instanceof ProcessFailed || !over.signal.aborted ? error : new ProcessFailed(`${binary} was not ready within ${timeoutMs / 1000} s (${(error as Error).message}): ${logTail(logFile)}`);
+    throw error instanceof ProcessFailed || !tooLate ? error : new ProcessFailed(`${binary} was not ready within ${timeoutMs / 1000} s (${(error as Error).message}): ${logTail(logFile)}`);
   } finally {
     clearTimeout(timer);
   }

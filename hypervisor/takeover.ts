@@ -2,6 +2,7 @@ import type { QmpConnection } from '../qmp/connection';
 import { QmpDisconnected } from '../qmp/errors';
 import { eventTimeMs, type QmpEventQueue } from '../qmp/event-queue';
 import { activateImages } from './activate';
+import { stopGuard } from './guard';
 import type { DestinationAttempt } from './guest-store';
 import { GuestStateError, type Host } from './host';
 import { ensureQemu, killQemu, qemuLastWords } from './launch';
@@ -30,7 +31,7 @@ export class DestinationDied extends Error {
 }
 
 /** Starts a QEMU that waits for the guest's memory, or finds it, and gives the port where it listens. */
-export async function openIncoming(host: Host, guest: string, attempt: string): Promise<number> {
+export async function openIncoming(host: Host, guest: string, attempt: string, capabilities: Record<string, boolean> = {}): Promise<number> {
   const record = destinationAttempt(host, guest, attempt);
   if (host.process(guest)) {
     if (record.migrationPort !== undefined) return record.migrationPort;
@@ -40,27 +41,30 @@ export async function openIncoming(host: Host, guest: string, attempt: string): 
   const qmp = await (await ensureQemu(host, host.definition(guest), true)).connection();
   for (const port of portsInOrder(host.config.ports)) {
     try {
-      await listenForMigration(qmp, host.config.address, port);
+      await listenForMigration(qmp, host.config.address, port, capabilities);
     } catch (error) {
       if (isAddressInUse(error)) continue;
       throw error;
     }
-    await host.store.setAttempt(guest, { ...destinationAttempt(host, guest, attempt), migrationPort: port });
+    await host.store.patchAttempt<DestinationAttempt>(guest, { migrationPort: port });
     return port;
   }
   throw noFreePort(host.config);
 }
 
-/** Ends the incoming QEMU of an attempt that has not brought the guest here. Throws `GuestStateError` if the marker says that it may have run: then it is the guest. */
-export async function destroyIncoming(host: Host, guest: string, attempt: string): Promise<void> {
+/**
+ * Ends the incoming QEMU of an attempt that has not brought the guest here. Returns false, and ends nothing, if the marker says that it may have
+ * run: then it is the guest. The caller has seen to it that nobody in this process works on the guest; a guard is ended first, so that
+ * no marker can be written while this looks for one.
+ */
+export async function destroyIncoming(host: Host, guest: string, attempt: string): Promise<boolean> {
   const record = host.store.attempt(guest);
-  if (record?.role !== 'destination' || record.attempt !== attempt) return;
-  if (host.store.ownership(guest)?.state === 'owner') throw new GuestStateError(`guest ${guest} runs on ${host.name} already, or did: its copy there is not thrown away`);
+  if (record?.role !== 'destination' || record.attempt !== attempt) return host.store.ownership(guest)?.state !== 'owner';
+  await stopGuard(host, guest);
+  if (host.store.ownership(guest)?.state === 'owner') return false;
   await killQemu(host, guest);
-  const rest = { ...record };
-  delete rest.migrationPort;
-  delete rest.run;
-  await host.store.setAttempt(guest, rest);
+  await host.store.patchAttempt<DestinationAttempt>(guest, { migrationPort: undefined, run: undefined });
+  return true;
 }
 
 /**
@@ -68,29 +72,32 @@ export async function destroyIncoming(host: Host, guest: string, attempt: string
  * "about to run", and runs it. Acts on QMP events at once. Can be killed at any point and called again (R6). Throws `DestinationDied` if
  * QEMU ends before, and the signal's reason when aborted.
  */
-export async function takeOver(host: Host, lease: LeaseServer, guest: string, attempt: string, signal: AbortSignal): Promise<TakeOverResult> {
+export async function takeOver(host: Host, lease: LeaseServer | undefined, guest: string, attempt: string, signal: AbortSignal): Promise<TakeOverResult> {
+  const marked = isMarked(host, guest, attempt);
   if (!host.process(guest)) throw new DestinationDied(`the QEMU of guest ${guest} on ${host.name} is not running${lastWords(host, guest)}`);
-  const qmp = await host.monitor(guest).connection();
-  const release = lease.hold(attempt, {
+  const qmp = await host.monitor(guest).connection({ signal });
+  if (marked) return await runMarked(host, guest, attempt, qmp);
+  const release = lease?.hold(attempt, {
     ended: qmp.closed,
     probe: async () => {
       await qmp.execute('query-status', undefined, { timeoutMs: 60_000, signal });
     },
     arm: async (run) => {
-      await host.store.setAttempt(guest, { ...destinationAttempt(host, guest, attempt), run });
+      destinationAttempt(host, guest, attempt);
+      await host.store.patchAttempt<DestinationAttempt>(guest, { run });
     },
   });
   try {
     const result = await whenComplete(host, guest, attempt, qmp, signal);
-    release();
+    release?.();
     return result;
   } catch (error) {
     if (error instanceof DestinationDied || (error instanceof QmpDisconnected && !(await stillRuns(host, guest)))) {
       const died = error instanceof DestinationDied ? error : new DestinationDied(`the QEMU of guest ${guest} on ${host.name} ended before the guest had arrived${lastWords(host, guest)}`);
-      release(died.message);
+      release?.(died.message);
       throw died;
     }
-    release();
+    release?.();
     throw error;
   }
 }
@@ -113,22 +120,46 @@ async function whenComplete(host: Host, guest: string, attempt: string, qmp: Qmp
       status = event.data.status;
       completed = eventTimeMs(event);
     }
-    const { run } = destinationAttempt(host, guest, attempt);
-    if (run === undefined) throw new GuestStateError(`guest ${guest} arrived on ${host.name}, but its source never said whether to run it`);
+    if (destinationAttempt(host, guest, attempt).run === undefined) throw new GuestStateError(`guest ${guest} arrived on ${host.name}, but its source never said whether to run it`);
     // A guest whose images are exported cannot lock them. The marker (R10) comes last: whoever dies before it can still be replaced by the source.
     await releaseImages(host, guest);
-    const { running } = await qmp.execute('query-status');
+    // The last sign of life before it.
+    await qmp.execute('query-status');
     await markAboutToRun(host, guest, attempt);
     const released = Date.now();
-    if (!run) {
-      await activateImages(qmp, host.runFile(guest, 'activate.sock'));
-      return { guest: 'paused', window: { completed, released, resumed: released } };
-    }
-    if (!running) await qmp.execute('cont');
-    return { guest: 'running', window: { completed, released, resumed: await resumeTime(events) } };
+    const { guest: state } = await runMarked(host, guest, attempt, qmp);
+    return { guest: state, window: { completed, released, resumed: state === 'running' ? await resumeTime(events) : released } };
   } finally {
     events.close();
   }
+}
+
+/** Whether this attempt has brought the guest here: the marker "about to run" is written. */
+function isMarked(host: Host, guest: string, attempt: string): boolean {
+  const ownership = host.store.ownership(guest);
+  return ownership?.state === 'owner' && ownership.attempt === attempt;
+}
+
+/**
+ * Lets a guest run whose marker is written, wherever an earlier call ended. A guest that its operator paused here since then stays paused: only
+ * QEMU's own state after an incoming migration, with the attempt still on record, is ours to end.
+ */
+async function runMarked(host: Host, guest: string, attempt: string, qmp: QmpConnection): Promise<TakeOverResult> {
+  const { running } = await qmp.execute('query-status');
+  if (!destinationAttempt(host, guest, attempt).run) {
+    await activateImages(qmp, host.runFile(guest, 'activate.sock'));
+    return { guest: 'paused' };
+  }
+  if (!running) await qmp.execute('cont');
+  return { guest: 'running' };
+}
+
+/** What this host knows of a guest that was on its way here, for the ownership table. One whose marker is written, and that is not running yet, is let run. */
+export async function destinationState(host: Host, guest: string, attempt: string): Promise<{ alive: boolean; marker: boolean; guest?: TakeOverResult['guest'] }> {
+  const alive = host.process(guest) !== undefined;
+  const marker = isMarked(host, guest, attempt);
+  if (!alive || !marker || host.store.attempt(guest)?.role !== 'destination') return { alive, marker };
+  return { alive, marker, ...(await runMarked(host, guest, attempt, await host.monitor(guest).connection())) };
 }
 
 /** The marker of R10: from here on this host's copy may be started, and the source's never again without an operator. */

@@ -25,6 +25,7 @@ const NONE = { arguments: {} } as const;
 export const SPOKEN: { readonly [C in QmpCommand]: Spoken<C> } = {
   qmp_capabilities: { daemon: true, arguments: { enable: true } },
   'query-version': { daemon: true, ...NONE },
+  'query-commands': NONE,
   'query-qmp-schema': { daemon: true, ...NONE },
   quit: { daemon: true, ...NONE },
   'query-status': NONE,

@@ -9,6 +9,7 @@ export interface QmpCommands {
   /** Ends the negotiation; nothing else is accepted before. `QmpConnection.connect` sends it. */
   qmp_capabilities: { arguments: { enable?: 'oob'[] }; returns: None };
   'query-version': { arguments: None; returns: q.VersionInfo };
+  'query-commands': { arguments: None; returns: { name: string }[] };
   /** 207 KB and 120 ms on 7.2: ask once per QEMU, and read it with `QmpSchema`. */
   'query-qmp-schema': { arguments: None; returns: q.QmpSchemaReply };
   quit: { arguments: None; returns: None };

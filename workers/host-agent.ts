@@ -3,12 +3,18 @@ import { join } from 'node:path';
 import { Worker } from '@temporalio/worker';
 import type { Logger } from 'pino';
 import { createHostActivities } from '../activities';
+import { guarded, type HostDependencies } from '../activities/context';
+import { receiveGuest } from '../activities/destination';
 import { summary } from '../activities/guests';
 import { readJson, writeDurably } from '../hypervisor/durable';
+import { parseWith } from '../hypervisor/definition';
+import { guardJob, stopGuard } from '../hypervisor/guard';
+import { guardSource } from '../hypervisor/handover';
 import { Host } from '../hypervisor/host';
 import type { HostConfig } from '../hypervisor/host-config';
 import { LeaseServer } from '../hypervisor/lease';
-import { CONTROL_QUEUE, hostWorkflowId, type HostReport, reportSignal } from '../workflows/messages';
+import { Switchovers } from '../hypervisor/switchovers';
+import { CONTROL_QUEUE, convergencePolicySchema, hostWorkflowId, type HostReport, newsSignal, reportSignal } from '../workflows/messages';
 import { connectClient, connectWorker } from './connection';
 import type { RunningWorker } from './control';
 
@@ -28,6 +34,7 @@ const GRACE = '100 milliseconds';
 export async function startHostAgent(config: HostConfig, logger: Logger): Promise<RunningAgent> {
   await mkdir(config.stateDir, { recursive: true, mode: 0o700 });
   await mkdir(config.runDir, { recursive: true, mode: 0o700 });
+  parseWith(convergencePolicySchema.partial(), config.migration, `migration in the configuration of ${config.name}`);
   const host = new Host(config);
   const leasePortFile = join(config.stateDir, 'lease-port.json');
   const lease = await LeaseServer.listen(config, readJson<number>(leasePortFile));
@@ -44,11 +51,17 @@ export async function startHostAgent(config: HostConfig, logger: Logger): Promis
       signalArgs: [await report(host)],
     });
   };
+  const tell: HostDependencies['tell'] = async ({ workflowId, runId }, news) => {
+    // Lost news is no loss: the next says as much, and the samples are on the activity.
+    await client.workflow.getHandle(workflowId, runId).signal(newsSignal, news).catch((error: Error) => logger.warn({ host: config.name, workflowId, error: error.message }, 'the migration could not be told what has changed'));
+  };
+  const deps: HostDependencies = { host, lease, logger, announce, tell, switchovers: new Switchovers() };
+  await resumeWindows(deps);
   const worker = await Worker.create({
     connection,
     namespace,
     taskQueue: config.name,
-    activities: createHostActivities({ host, lease, logger, announce }),
+    activities: createHostActivities(deps),
     shutdownGraceTime: GRACE,
     // Progress is live, and a cancel arrives, within half a second.
     maxHeartbeatThrottleInterval: '500 milliseconds',
@@ -70,12 +83,33 @@ export async function startHostAgent(config: HostConfig, logger: Logger): Promis
       clearInterval(refresh);
       if (worker.getState() === 'RUNNING') worker.shutdown();
       await done.catch(() => undefined);
+      // Windows that have begun are finished; for others a guard stays.
+      await deps.switchovers.leave();
       await lease.close();
       host.close();
       await connection.close();
       await clientConnection.close();
     },
   };
+}
+
+/**
+ * Takes over from the guards of an agent that ended before this one: their windows are this agent's again. Whether a guest was paused when
+ * that happened is seen before anything else is done.
+ */
+async function resumeWindows(deps: HostDependencies): Promise<void> {
+  const { host, switchovers, logger } = deps;
+  await Promise.all(
+    host.store.names().map(async (guest) => {
+      const job = guardJob(host, guest);
+      if (!job) return;
+      await stopGuard(host, guest);
+      if (!host.process(guest)) return;
+      logger.info({ host: host.name, guest, role: job.role }, 'goes on with a switchover that an agent left');
+      if (job.role === 'destination') await receiveGuest(deps, guest, job.attempt);
+      else await switchovers.start(guest, 'watch', async ({ leave }) => await guarded(host, job, () => guardSource(host, guest, job.plan, leave)));
+    }),
+  ).catch((error: Error) => logger.error({ host: host.name, error: error.message }, 'a switchover that an agent left cannot be gone on with'));
 }
 
 async function report(host: Host): Promise<HostReport> {

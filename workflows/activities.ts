@@ -1,10 +1,11 @@
 import { ActivityCancellationType, type ActivityOptions, proxyActivities } from '@temporalio/workflow';
 import type { destinationActivities } from '../activities/destination';
 import type { FleetActivities } from '../activities/fleet';
+import type { convergenceActivities } from '../activities/convergence';
 import type { sourceActivities } from '../activities/source';
 import { CONTROL_QUEUE } from './messages';
 
-type Source = ReturnType<typeof sourceActivities>;
+type Source = ReturnType<typeof sourceActivities> & ReturnType<typeof convergenceActivities>;
 type Destination = ReturnType<typeof destinationActivities>;
 
 const COMMON = {
@@ -18,25 +19,29 @@ const COMMON = {
 const LOOK = { ...COMMON, scheduleToStartTimeout: '10 seconds', scheduleToCloseTimeout: '2 minutes' } as const;
 /** A step before the switchover: an agent that is being restarted is waited for, a dead host is not. */
 const STEP = { ...COMMON, scheduleToStartTimeout: '2 minutes', scheduleToCloseTimeout: '10 minutes' } as const;
-const UNDO = { ...COMMON, scheduleToCloseTimeout: '10 minutes' } as const;
+/** What a host that is away leaves undone is done by `finishCleanup` when it returns. */
+const UNDO = { ...COMMON, scheduleToStartTimeout: '1 minute', scheduleToCloseTimeout: '10 minutes' } as const;
+/** However long it takes. */
+const AT_LAST = { ...COMMON, startToCloseTimeout: '1 day' } as const;
 /** Only the hosts themselves can say who owns the guest: no timeout of ours may decide it. */
 const SWITCHOVER = { ...COMMON, startToCloseTimeout: '30 days' } as const;
 
 export const control = proxyActivities<FleetActivities>({ taskQueue: CONTROL_QUEUE, startToCloseTimeout: '20 seconds', retry: { maximumAttempts: 3 } });
 
-/** The source host's activities. `disksDeadlineSeconds` bounds the time until every mirror is READY. */
-export function sourceHost(host: string, disksDeadlineSeconds: number) {
+export function sourceHost(host: string) {
   const on = (options: ActivityOptions) => proxyActivities<Source>({ ...options, taskQueue: host });
   return {
     look: on(LOOK),
     step: on(STEP),
-    converge: on({ ...COMMON, scheduleToStartTimeout: '2 minutes', scheduleToCloseTimeout: `${disksDeadlineSeconds} seconds` }),
+    /** The workflow's own deadlines bound it. */
+    converge: on({ ...COMMON, scheduleToStartTimeout: '2 minutes', startToCloseTimeout: '365 days' }),
     switchover: on(SWITCHOVER),
     undo: on(UNDO),
+    atLast: on(AT_LAST),
   };
 }
 
 export function destinationHost(host: string) {
   const on = (options: ActivityOptions) => proxyActivities<Destination>({ ...options, taskQueue: host });
-  return { look: on(LOOK), step: on(STEP), switchover: on(SWITCHOVER), undo: on(UNDO) };
+  return { look: on(LOOK), step: on(STEP), switchover: on(SWITCHOVER), undo: on(UNDO), atLast: on(AT_LAST) };
 }

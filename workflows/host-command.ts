@@ -16,7 +16,8 @@ export async function hostCommand({ host, command, input }: HostCommand): Promis
     scheduleToCloseTimeout: '5 minutes',
     startToCloseTimeout: '5 minutes',
     heartbeatTimeout: '5 seconds',
-    retry: { initialInterval: '200 milliseconds', maximumAttempts: 5 },
+    // Who asks is told at once whom to disconnect.
+    retry: { initialInterval: '200 milliseconds', maximumAttempts: 5, nonRetryableErrorTypes: ['QmpMonitorBusy'] },
   });
   return await (activities[command] as (input: unknown) => Promise<unknown>)(input);
 }

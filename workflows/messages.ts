@@ -1,9 +1,13 @@
 import { defineSearchAttributeKey, SearchAttributeType } from '@temporalio/common';
-import { defineQuery, defineSignal } from '@temporalio/workflow';
+import { defineQuery, defineSignal, defineUpdate } from '@temporalio/workflow';
 import { z } from 'zod';
 import type { DestinationWindow } from '../hypervisor/takeover';
 import type { SourceWindow } from '../hypervisor/handover';
+import type { Assessment, Verdict } from './convergence';
+import type { RemedyName } from './divergence';
+import type { MemoryAssessment } from './memory-convergence';
 import type { Phase } from './phases';
+import type { Steer } from './steer';
 
 /** The task queue of all workflows. A host's activities are on a queue with the host's name. */
 export const CONTROL_QUEUE = 'vmferry-control';
@@ -13,31 +17,77 @@ export const SEARCH_ATTRIBUTES = {
   source: defineSearchAttributeKey('VmferrySource', SearchAttributeType.KEYWORD),
   destination: defineSearchAttributeKey('VmferryDestination', SearchAttributeType.KEYWORD),
   phase: defineSearchAttributeKey('VmferryPhase', SearchAttributeType.KEYWORD),
+  verdict: defineSearchAttributeKey('VmferryVerdict', SearchAttributeType.KEYWORD),
 } as const;
 
 const positive = z.number().positive();
+const percent = z.int().min(1).max(99);
+
+/** How a guest's memory is sent: settings of QEMU's that are taken where it has them, and named as ignored where not. */
+export const memorySettingsSchema = z.strictObject({
+  /** Slows the guest's vCPUs when its memory does not converge. Default: on with `onDivergence: auto`; it acts only when QEMU sees no progress. */
+  autoConverge: z.boolean().optional(),
+  cpuThrottleInitial: percent.optional(),
+  cpuThrottleIncrement: percent.optional(),
+  xbzrle: z.boolean().optional(),
+  zeroBlocks: z.boolean().optional(),
+  /** Removed in QEMU 9.1. */
+  compress: z.boolean().optional(),
+  /** A cap of its own for memory, in bytes a second; default: `bandwidthBytesPerSecond`. */
+  maxBandwidthBytesPerSecond: z.number().min(65_536).optional(),
+});
+export type MemorySettings = z.output<typeof memorySettingsSchema>;
+
+/** What becomes of a copy that does not converge: docs/divergence.md. A host's configuration may give other defaults than these. */
+export const convergencePolicySchema = z.strictObject({
+  /** The longest pause, in milliseconds, that a try to switch over may cost the guest. */
+  maxDowntimeMs: z.number().min(20).max(2_000_000).default(500),
+  /** `auto` applies the mildest remedy that works; `ask` waits for a steer; `abort` gives up at once. */
+  onDivergence: z.enum(['auto', 'ask', 'abort']).default('auto'),
+  /** With `ask`: how long an answer is waited for, in seconds, and what then. */
+  askSeconds: positive.default(3600),
+  afterAsk: z.enum(['auto', 'postpone', 'abort']).default('abort'),
+  /** How long the disks may take to catch up, in seconds, and what then. */
+  disksDeadlineSeconds: positive.default(24 * 3600),
+  atDeadline: z.enum(['postpone', 'abort']).default('abort'),
+  /** How long a copy may stand still, in seconds: a link that comes back costs nothing but time. */
+  stallSeconds: positive.default(120),
+  /** How long one try to move the memory may take, in seconds. */
+  memoryDeadlineSeconds: positive.default(3600),
+  /** How often the memory phase is tried before the migration is undone. */
+  memoryTries: z.int().min(1).max(100).default(5),
+  /** `write-blocking`: every guest write waits for the copy from the start, so that it cannot fall behind. */
+  copyMode: z.enum(['background', 'write-blocking']).default('background'),
+  /** When a migration that was put off without a time is tried again, in minutes, and how often. */
+  postponeMinutes: positive.default(60),
+  postponements: z.int().min(0).max(100).default(3),
+  memory: memorySettingsSchema.prefault({}),
+});
 
 /** The input of `migrateVm`: plain JSON, so that any Temporal SDK can start it. */
-export const migrateVmSchema = z.strictObject({
+export const migrateVmSchema = convergencePolicySchema.extend({
   vm: z.string().min(1),
   /** The destination host. The source is found. */
   to: z.string().min(1),
-  /** The longest pause, in milliseconds, that a try to switch over may cost the guest. */
-  maxDowntimeMs: z.number().min(20).max(2_000_000).default(500),
   /** A cap for disks, and one for memory, in bytes a second. Default: as fast as the link. */
   bandwidthBytesPerSecond: z.number().min(65_536).optional(),
   /** What becomes of the source's images: `keep` puts them aside for `keepHours`, `wipe` deletes them. */
   sourceDisks: z.enum(['keep', 'wipe']).default('keep'),
   keepHours: positive.default(24),
-  /** How long the disks may take to catch up, in seconds. */
-  disksDeadlineSeconds: positive.default(24 * 3600),
-  /** How long one try to move the memory may take, in seconds. */
-  memoryDeadlineSeconds: positive.default(3600),
-  /** How often the memory phase is tried before the migration is undone. */
-  memoryTries: z.int().min(1).max(100).default(5),
 });
 
 export type MigrateVmInput = z.input<typeof migrateVmSchema>;
+export type MigrationRequest = z.output<typeof migrateVmSchema>;
+
+/** A decision about a migration, as people read it. */
+export interface DecisionRecord {
+  /** ISO 8601. */
+  at: string;
+  /** `policy`, or who steered. */
+  by: string;
+  what: string;
+  why: string;
+}
 
 export interface MigrationResult {
   vm: string;
@@ -50,6 +100,7 @@ export interface MigrationResult {
   memoryTries: number;
   disks: { id: string; sizeBytes: number }[];
   warnings: string[];
+  decisions: DecisionRecord[];
   window?: { source: SourceWindow; destination: DestinationWindow };
 }
 
@@ -60,6 +111,14 @@ export interface MigrationStatus {
   phase: Phase;
   memoryTry: number;
   warnings: string[];
+  verdict?: Verdict;
+  /** What the verdict means, in words and numbers. */
+  message?: string;
+  decisions: DecisionRecord[];
+  /** With `onDivergence: ask`: what can be answered, and until when (ISO 8601). */
+  asks?: { choices: RemedyName[]; until: string };
+  /** Put off until then, ISO 8601. */
+  postponedUntil?: string;
 }
 
 /** What a host says of itself. */
@@ -75,7 +134,16 @@ export interface HostState extends HostReport {
   reportedAt: string;
 }
 
+/** What an agent tells a migration under way: only what has changed for good. */
+export interface News {
+  assessment?: Assessment;
+  memory?: MemoryAssessment;
+}
+
 export const statusQuery = defineQuery<MigrationStatus>('status');
+export const newsSignal = defineSignal<[News]>('news');
+/** Resolves when the steer was accepted; rejects with the reason why it makes no sense now. */
+export const steerUpdate = defineUpdate<DecisionRecord, [Steer]>('steer');
 export const reportSignal = defineSignal<[HostReport]>('report');
 export const hostQuery = defineQuery<HostState | undefined>('host');
 

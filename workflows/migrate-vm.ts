@@ -1,14 +1,17 @@
-import { ActivityFailure, ApplicationFailure, CancellationScope, isCancellation, log, setCurrentDetails, setHandler, sleep, TimeoutFailure, upsertSearchAttributes, workflowInfo } from '@temporalio/workflow';
+import { ActivityFailure, ApplicationFailure, allHandlersFinished, CancellationScope, CancelledFailure, condition, log, ParentClosePolicy, setCurrentDetails, setHandler, sleep, startChild, TimeoutFailure, upsertSearchAttributes, workflowInfo } from '@temporalio/workflow';
 import type { MigrationRef } from '../activities/context';
-import type { HandOverResult } from '../hypervisor/handover';
+import type { HandOverPlan, HandOverResult } from '../hypervisor/handover';
 import type { MirrorTarget } from '../hypervisor/mirrors';
 import type { GuestPlan } from '../hypervisor/preflight';
 import type { Exports } from '../hypervisor/storage-daemon';
-import type { TakeOverResult } from '../hypervisor/takeover';
 import { control, destinationHost, sourceHost } from './activities';
-import { migrateVmSchema, type MigrateVmInput, type MigrationResult, type MigrationStatus, SEARCH_ATTRIBUTES, statusQuery } from './messages';
-import { decideOwner, type DestinationFate, type SourceFate } from './ownership';
+import { ConvergenceLoop, Postponed } from './convergence-loop';
+import { currentDetails } from './details';
+import { finishCleanup } from './finish-cleanup';
+import { ignoredSettings, qemuMemorySettings } from './memory-settings';
+import { migrateVmSchema, type MigrateVmInput, type MigrationRequest, type MigrationResult, type MigrationStatus, SEARCH_ATTRIBUTES, statusQuery } from './messages';
 import type { Phase } from './phases';
+import { switchOver, type Switchover } from './switch-over';
 
 /** Pause between two tries of the memory phase: 1 s, 2 s, 4 s … up to this. */
 const LONGEST_BACKOFF_MS = 30_000;
@@ -18,184 +21,207 @@ const LONGEST_BACKOFF_MS = 30_000;
  * the source and nothing at the destination; after it the guest belongs to whom `decideOwner` says.
  */
 export async function migrateVm(raw: MigrateVmInput): Promise<MigrationResult> {
-  const input = parseInput(raw);
-  const started = Date.now();
-  const { vm, to } = input;
-  const status: MigrationStatus = { vm, to, phase: 'preflight', memoryTry: 0, warnings: [] };
+  const { vm, to } = parseInput(raw);
+  const startedAt = Date.now();
+  const status: MigrationStatus = { vm, to, phase: 'preflight', memoryTry: 0, warnings: [], decisions: [] };
   setHandler(statusQuery, () => status);
-  const enter = (phase: Phase) => {
-    status.phase = phase;
-    upsertSearchAttributes([{ key: SEARCH_ATTRIBUTES.phase, value: phase }]);
-    setCurrentDetails(`**${vm}**: ${status.from ?? '?'} → ${to}\n\nPhase **${phase}**${status.memoryTry > 1 ? `, try ${status.memoryTry}` : ''}`);
-  };
+  for (let round = 0; ; round++) {
+    try {
+      const result = await new Round(raw, status, startedAt, round).run();
+      await condition(allHandlersFinished);
+      return result;
+    } catch (error) {
+      await CancellationScope.nonCancellable(() => condition(allHandlersFinished));
+      if (!(error instanceof Postponed)) throw error;
+      if (round >= parseInput(raw).postponements) throw ApplicationFailure.nonRetryable(`guest ${vm} stays where it is: it was put off ${round} times already; ${error.why}`, 'DisksNotConverging');
+      await waitUntil(error.untilMs, status);
+    }
+  }
+}
 
-  enter('preflight');
-  const { from } = await control.locateGuest({ guest: vm, to });
-  status.from = from;
-  upsertSearchAttributes([{ key: SEARCH_ATTRIBUTES.guest, value: vm }, { key: SEARCH_ATTRIBUTES.source, value: from }, { key: SEARCH_ATTRIBUTES.destination, value: to }]);
-  const ref: MigrationRef = { guest: vm, attempt: workflowInfo().runId.replaceAll('-', '').slice(0, 8), from, to };
-  const source = sourceHost(from, input.disksDeadlineSeconds);
-  const destination = destinationHost(to);
-  const plan = await preflight();
+/** One round: from preflight to the end, or to where it is put off. */
+class Round {
+  private readonly undos: (() => Promise<void>)[] = [];
+  private request: MigrationRequest;
+  private ref!: MigrationRef;
+  private plan!: GuestPlan;
+  private source!: ReturnType<typeof sourceHost>;
+  private destination!: ReturnType<typeof destinationHost>;
+  private loop!: ConvergenceLoop;
 
-  const undos: (() => Promise<void>)[] = [];
-  try {
-    enter('prepare');
-    undos.push(() => destination.undo.discardDestination(ref));
-    await destination.step.prepareDestination({ ...ref, plan });
+  constructor(private readonly raw: MigrateVmInput, private readonly status: MigrationStatus, private readonly startedAt: number, private readonly round: number) {
+    this.request = parseInput(raw);
+  }
 
-    enter('export');
-    undos.push(() => destination.undo.stopExports(ref));
-    const exports = await destination.step.exportDisks({ ...ref, plan, ...cap() });
-    const targets = mirrorTargets(plan, exports);
-
-    undos.push(() => source.undo.removeMirrors(ref));
-    undos.push(() => destination.undo.destroyIncoming(ref));
-    const { left, arrived } = await moveUntilArrived(targets);
-
-    // The guest runs at the destination: nothing below may be undone, or be stopped by a cancel.
-    return await CancellationScope.nonCancellable(async () => {
-      enter('cleanup');
-      await Promise.all([destination.undo.settleDestination(ref), source.undo.retireSource({ ...ref, sourceDisks: input.sourceDisks, keepHours: input.keepHours })]);
-      setCurrentDetails(`**${vm}** runs on **${to}**`);
-      return result(left, arrived);
-    });
-  } catch (error) {
-    await CancellationScope.nonCancellable(() => undo(error));
-    throw error;
+  async run(): Promise<MigrationResult> {
+    const { vm, to } = this.request;
+    try {
+      this.enter('preflight');
+      const { from } = await control.locateGuest({ guest: vm, to });
+      this.status.from = from;
+      upsertSearchAttributes([{ key: SEARCH_ATTRIBUTES.guest, value: vm }, { key: SEARCH_ATTRIBUTES.source, value: from }, { key: SEARCH_ATTRIBUTES.destination, value: to }]);
+      this.ref = { guest: vm, attempt: `${workflowInfo().runId.replaceAll('-', '').slice(0, 8)}${this.round || ''}`, from, to };
+      this.source = sourceHost(from);
+      this.destination = destinationHost(to);
+      this.plan = await this.preflight();
+      this.loop = new ConvergenceLoop(this.source, this.destination, this.ref, this.request, this.plan, this.status, () => this.show());
+      const { left, arrived } = await this.move();
+      // The guest runs at the destination: from here on nothing may be undone, or be stopped by a cancel.
+      this.undos.length = 0;
+      return await CancellationScope.nonCancellable(async () => {
+        this.enter('cleanup');
+        await Promise.all([this.atLast({ at: 'destination', do: 'settleDestination' }), this.atLast({ at: 'source', do: 'retireSource', sourceDisks: this.request.sourceDisks, keepHours: this.request.keepHours })]);
+        setCurrentDetails(`**${vm}** runs on **${to}**`);
+        return this.result(left, arrived);
+      });
+    } catch (error) {
+      await CancellationScope.nonCancellable(() => this.undo(error));
+      throw error;
+    }
   }
 
   /** Asks both hosts everything that could stop the move, and refuses with all reasons at once. Nothing is changed. */
-  async function preflight(): Promise<GuestPlan> {
-    const here = await reachable(from, source.look.inspectSource(ref));
-    const there = here.plan ? await reachable(to, destination.look.inspectDestination({ ...ref, plan: here.plan })) : { blockers: [], warnings: [] };
+  private async preflight(): Promise<GuestPlan> {
+    const { ref } = this;
+    const here = await reachable(ref.from, this.source.look.inspectSource(ref));
+    const there = here.plan ? await reachable(ref.to, this.destination.look.inspectDestination({ ...ref, plan: here.plan })) : { blockers: [], warnings: [] };
     const blockers = [...here.blockers, ...there.blockers];
-    status.warnings = [...here.warnings, ...there.warnings];
-    status.warnings.forEach((warning) => log.warn(warning));
-    if (blockers.length > 0 || !here.plan) throw refused(vm, to, blockers);
+    if (blockers.length > 0 || !here.plan) throw refused(ref.guest, ref.to, blockers);
+    this.request = parseInput({ ...here.plan.defaults, ...this.raw });
+    this.status.warnings = [...here.warnings, ...there.warnings, ...ignoredSettings(qemuMemorySettings(this.request), here.plan.memoryFeatures)];
+    this.status.warnings.forEach((warning) => log.warn(warning));
     return here.plan;
   }
 
+  /** Every step that changes something, its undo registered before it: a step that timed out may have taken effect. */
+  private async move(): Promise<Switchover & { where: 'destination' }> {
+    const { ref, plan, destination, undos } = this;
+    this.enter('prepare');
+    undos.push(() => this.atLast({ at: 'destination', do: 'discardDestination' }));
+    await destination.step.prepareDestination({ ...ref, plan });
+
+    this.enter('export');
+    undos.push(() => destination.undo.stopExports(ref));
+    const targets = mirrorTargets(plan, await destination.step.exportDisks({ ...ref, plan }));
+
+    undos.push(async () => {
+      // In this order (R5): a copy that was handed over is the source's again only when its destination is destroyed.
+      const { destroyed } = await destination.undo.destroyIncoming(ref).catch(() => ({ destroyed: false }));
+      await this.atLast({ at: 'source', do: 'removeMirrors', destinationDestroyed: destroyed });
+    });
+    return await this.moveUntilArrived(targets);
+  }
+
   /** Copies the disks and moves the memory, as often as it takes: a try that fails before `migrate-continue` costs no byte of disk. */
-  async function moveUntilArrived(targets: MirrorTarget[]): Promise<{ left: HandOverResult | undefined; arrived: TakeOverResult }> {
-    for (let mirrorsReady = false; ; ) {
-      if (!mirrorsReady) {
-        enter('mirror');
-        await source.step.startMirrors({ ...ref, targets });
+  private async moveUntilArrived(targets: MirrorTarget[]): Promise<Switchover & { where: 'destination' }> {
+    const { ref, status, request, loop } = this;
+    const memory = qemuMemorySettings(request);
+    for (let mirrors: 'none' | 'lost' | 'ready' = 'none'; ; ) {
+      if (mirrors !== 'ready') {
+        this.enter('mirror');
+        await this.source.step.startMirrors({ ...ref, targets, copyMode: request.copyMode, anew: mirrors === 'lost' });
+        // Not before: QEMU 10 zeroes an NBD target first, with the guest stopped while the cap lets the zeros through (measured: 11.8 s).
+        if (request.bandwidthBytesPerSecond !== undefined) await this.destination.step.setBandwidth({ ...ref, bytesPerSecond: request.bandwidthBytesPerSecond });
       }
-      enter('converge');
-      await source.converge.awaitMirrors({ ...ref, targets, maxDowntimeMs: input.maxDowntimeMs });
+      this.enter('converge');
+      if ((await loop.untilReady(targets)) === 'mirrors-lost') {
+        mirrors = 'lost';
+        continue;
+      }
       status.memoryTry++;
-      enter('memory');
-      const incoming = await destination.step.openIncoming(ref);
-      const { left, arrived, failure } = await switchOver(targets, incoming);
-      const sourceFate: SourceFate = left?.source ?? 'gone';
-      switch (decideOwner(sourceFate, await destinationFate(arrived))) {
-        case 'done':
-          return { left, arrived: arrived! };
-        case 'crashed-after-move':
-          undos.length = 0;
-          throw ApplicationFailure.nonRetryable(`guest ${vm} arrived on ${to} and its QEMU ended there before it was reported: start it on ${to}; the copy on ${from} is out of date and must not run`, 'GuestCrashedAfterMove');
-        case 'revive-source':
-          await CancellationScope.nonCancellable(async () => {
-            await destination.switchover.destroyIncoming(ref);
-            await source.switchover.reviveSource(ref);
-          });
-          throw failure ?? ApplicationFailure.nonRetryable(`the destination of guest ${vm} died before the guest had arrived; it runs on ${from}`, 'DestinationDied');
-        case 'undo':
-          await CancellationScope.nonCancellable(() => destination.undo.destroyIncoming(ref));
-          if (left?.source !== 'running') throw failure ?? goneAtSource();
-          if (left.because === 'cancelled') CancellationScope.current().cancel();
-          else log.warn('the guest runs on at the source', { try: status.memoryTry, because: left.because, message: left.message });
-          if (status.memoryTry >= input.memoryTries) throw gaveUp(left);
-          mirrorsReady = left.mirrorsReady;
-      }
+      this.enter('memory');
+      const incoming = await this.destination.step.openIncoming({ ...ref, capabilities: memory.capabilities });
+      const cap = request.memory.maxBandwidthBytesPerSecond ?? request.bandwidthBytesPerSecond;
+      const handOver: HandOverPlan = {
+        attempt: ref.attempt,
+        memoryTry: status.memoryTry,
+        to: ref.to,
+        targets,
+        settings: { host: incoming.host, port: incoming.port, downtimeLimitMs: Math.max(1, loop.maxDowntimeMs / 2), ...memory, ...(cap !== undefined && { bandwidthBytesPerSecond: cap }) },
+        lease: { host: incoming.host, port: incoming.leasePort },
+        maxDowntimeMs: loop.maxDowntimeMs,
+        memoryDeadlineMs: request.memoryDeadlineSeconds * 1000,
+      };
+      const switched = await loop.duringMemory(() => switchOver(this.source, this.destination, ref, handOver));
+      if (switched.where === 'destination') return switched;
+      const { because, message, mirrorsReady } = switched.left;
+      if (because === 'cancelled') throw loop.ending ?? new CancelledFailure('cancelled');
+      if (status.memoryTry >= request.memoryTries) throw this.gaveUp(switched.left);
+      loop.drainDidNotFit(message);
+      mirrors = mirrorsReady ? 'ready' : 'lost';
       await sleep(Math.min(1000 * 2 ** (status.memoryTry - 1), LONGEST_BACKOFF_MS), { summary: `before try ${status.memoryTry + 1} of the memory phase` });
     }
   }
 
-  /** Both halves of the switchover in flight at once; they talk to QEMU and to each other, not to us. */
-  async function switchOver(targets: MirrorTarget[], incoming: { host: string; port: number; leasePort: number }) {
-    let failure: Error | undefined;
-    const receiving = new CancellationScope();
-    // A cancel of the migration is the source's to answer: the destination goes on until the source has said what happened.
-    const received = CancellationScope.nonCancellable(() => receiving.run(() => destination.switchover.receive(ref))).then(
-      (arrived) => arrived,
-      (error: unknown) => {
-        if (!isCancellation(error)) failure = error as Error;
-        return undefined;
-      },
-    );
-    const left = await source.switchover
-      .moveMemory({
-        ...ref,
-        handOver: {
-          attempt: ref.attempt,
-          memoryTry: status.memoryTry,
-          to,
-          targets,
-          settings: { host: incoming.host, port: incoming.port, downtimeLimitMs: Math.max(1, input.maxDowntimeMs / 2), ...cap() },
-          lease: { host: incoming.host, port: incoming.leasePort },
-          maxDowntimeMs: input.maxDowntimeMs,
-          memoryDeadlineMs: input.memoryDeadlineSeconds * 1000,
-        },
-      })
-      .catch((error: unknown) => {
-        failure = error as Error;
-        return undefined;
-      });
-    if (left?.source !== 'completed') {
-      // A source that died may have handed everything over just before; if so the destination says so at once.
-      if (!left) await CancellationScope.nonCancellable(() => Promise.race([received, sleep('10 seconds', { summary: 'whether the guest arrived before its source ended' })]));
-      receiving.cancel();
-    }
-    return { left, arrived: await received, failure };
-  }
-
-  async function destinationFate(arrived: TakeOverResult | undefined): Promise<DestinationFate> {
-    if (arrived) return 'running';
-    const { alive, marker } = await CancellationScope.nonCancellable(() => destination.switchover.destinationState(ref));
-    if (marker) return alive ? 'running' : 'dead-with-marker';
-    return 'dead';
-  }
-
   /** In reverse order; one that fails does not stop the others. What could not be undone is said. */
-  async function undo(cause: unknown): Promise<void> {
-    if (undos.length > 0) enter('cleanup');
-    for (const step of undos.reverse()) await step().catch((error: unknown) => log.error('an undo failed: something was left behind', { cause: String(cause), error: String(error) }));
+  private async undo(cause: unknown): Promise<void> {
+    if (this.undos.length > 0) this.enter('cleanup');
+    for (const step of this.undos.reverse()) await step().catch((error: unknown) => log.error('an undo failed: something was left behind', { cause: String(cause), error: String(error) }));
   }
 
-  function result(left: HandOverResult | undefined, arrived: TakeOverResult): MigrationResult {
+  /** A step of the cleanup; if its host is away, it is done when the host returns, by a workflow of its own. */
+  private async atLast(leftover: { at: 'source'; do: 'removeMirrors'; destinationDestroyed: boolean } | { at: 'source'; do: 'retireSource'; sourceDisks: 'keep' | 'wipe'; keepHours: number } | { at: 'destination'; do: 'discardDestination' | 'settleDestination' }): Promise<void> {
+    const { ref } = this;
+    const all = { ...ref, ...leftover };
+    try {
+      switch (all.do) {
+        case 'removeMirrors':
+          return await this.source.undo.removeMirrors(all);
+        case 'retireSource':
+          return await this.source.undo.retireSource(all);
+        default:
+          return await this.destination.undo[all.do](ref);
+      }
+    } catch (error) {
+      if (!(error instanceof ActivityFailure && error.cause instanceof TimeoutFailure)) throw error;
+      const host = leftover.at === 'source' ? ref.from : ref.to;
+      this.status.warnings.push(`host ${host} is away: ${leftover.do} of guest ${ref.guest} is done when it returns (workflow leftover/${ref.guest}/${ref.attempt}/${host})`);
+      await startChild(finishCleanup, { args: [{ ref, ...leftover }], workflowId: `leftover/${ref.guest}/${ref.attempt}/${host}`, parentClosePolicy: ParentClosePolicy.ABANDON, staticSummary: `${leftover.do} on ${host}` });
+    }
+  }
+
+  private result(left: HandOverResult | undefined, arrived: (Switchover & { where: 'destination' })['arrived']): MigrationResult {
+    const { ref, status } = this;
     const windows = left?.source === 'completed' && left.window && arrived.window ? { source: left.window, destination: arrived.window } : undefined;
     return {
-      vm,
-      from,
-      to,
+      vm: ref.guest,
+      from: ref.from,
+      to: ref.to,
       outcome: 'completed',
-      totalMs: Date.now() - started,
+      totalMs: Date.now() - this.startedAt,
       ...(windows && arrived.guest === 'running' && { downtimeMs: Math.round(windows.destination.resumed - windows.source.stopped) }),
       memoryTries: status.memoryTry,
-      disks: plan.disks.map(({ id, sizeBytes }) => ({ id, sizeBytes })),
+      disks: this.plan.disks.map(({ id, sizeBytes }) => ({ id, sizeBytes })),
       warnings: status.warnings,
+      decisions: status.decisions,
       ...(windows && { window: windows }),
     };
   }
 
-  function gaveUp(left: HandOverResult & { source: 'running' }): ApplicationFailure {
-    const type = left.because === 'downtime-budget' ? 'DowntimeBudgetExceeded' : left.because === 'memory-deadline' ? 'MemoryNotConverging' : left.because === 'mirror-failed' ? 'MirrorFailed' : 'DestinationDied';
-    return ApplicationFailure.nonRetryable(`guest ${vm} stays on ${from}, running: after ${status.memoryTry} tries, ${left.message}`, type);
+  private gaveUp({ because, message }: HandOverResult & { source: 'running' }): ApplicationFailure {
+    const type = because === 'downtime-budget' ? 'DowntimeBudgetExceeded' : because === 'memory-deadline' ? 'MemoryNotConverging' : because === 'mirror-failed' ? 'MirrorFailed' : 'DestinationDied';
+    return ApplicationFailure.nonRetryable(`guest ${this.ref.guest} stays on ${this.ref.from}, running: after ${this.status.memoryTry} tries, ${message}`, type);
   }
 
-  function goneAtSource(): ApplicationFailure {
-    return ApplicationFailure.nonRetryable(`guest ${vm} ended on ${from} while it was moved: start it there (vmferry vm start ${vm})`, 'GuestGone');
+  private enter(phase: Phase): void {
+    this.status.phase = phase;
+    upsertSearchAttributes([{ key: SEARCH_ATTRIBUTES.phase, value: phase }]);
+    this.show();
   }
 
-  function cap() {
-    return input.bandwidthBytesPerSecond === undefined ? {} : { bandwidthBytesPerSecond: input.bandwidthBytesPerSecond };
+  private show(): void {
+    setCurrentDetails(currentDetails(this.status));
   }
 }
 
-function parseInput(raw: MigrateVmInput) {
+async function waitUntil(untilMs: number, status: MigrationStatus): Promise<void> {
+  status.postponedUntil = new Date(untilMs).toISOString();
+  setCurrentDetails(currentDetails(status));
+  await sleep(Math.max(1, untilMs - Date.now()), { summary: `put off until ${status.postponedUntil}` });
+  delete status.postponedUntil;
+}
+
+function parseInput(raw: unknown): MigrationRequest {
   const parsed = migrateVmSchema.safeParse(raw);
   if (parsed.success) return parsed.data;
   throw ApplicationFailure.nonRetryable(parsed.error.issues.map((issue) => `${issue.path.join('.') || 'input'}: ${issue.message}`).join('; '), 'MigrationRefused');

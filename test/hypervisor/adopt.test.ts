@@ -1,4 +1,4 @@
-import { mkdirSync, readFileSync, renameSync, truncateSync, writeFileSync } from 'node:fs';
+import { chownSync, linkSync, mkdirSync, readFileSync, renameSync, truncateSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { AdoptionRefused, adoptProcess, describeProcess, findQemuProcesses } from '../../hypervisor/adopt';
 import { findBlock } from '../../hypervisor/blocks';
@@ -78,7 +78,7 @@ test('formats, and what is read-only, are as QEMU has them, whatever the command
   expect(definition.disks).toEqual([expect.objectContaining({ id: 'virtio0', format: 'qcow2', readOnly: false }), expect.objectContaining({ readOnly: true, removable: true })]);
 });
 
-test('a guest that left its root folder, its user and its parent is adopted without them', async () => {
+test('a guest that left its root folder, its user and its parent is adopted without them, if it can reach its images there', async () => {
   const config = await hostAt('a');
   const [socket, pidFile, jail] = ['qmp.sock', 'web1.pid', 'jail'].map((file) => join(folder, 'a', file)) as [string, string, string];
   mkdirSync(jail);
@@ -88,6 +88,12 @@ test('a guest that left its root folder, its user and its parent is adopted with
   const monitor = new QmpMonitor(socket);
   try {
     expect(describeProcess(identity.pid)).toMatchObject({ ...identity, root: jail, cwd: jail, uid: 65534 });
+    const refused = () => adoptProcess(config, identity.pid, () => monitor);
+    await expect(refused()).rejects.toThrow(/disk drive-scsi-disk-0: QEMU cannot open its image again \(.*No such file.*drive-scsi-disk-1: QEMU cannot open/s);
+    mkdirSync(join(jail, images()), { recursive: true });
+    for (const file of ['a.raw', 'b.raw']) linkSync(`${images()}/${file}`, join(jail, images(), file));
+    await expect(refused()).rejects.toThrow(/disk drive-scsi-disk-0: QEMU cannot open its image again \(.*Permission denied.*: make .*a\.raw the same file in its root folder .*jail, for user 65534 to read and write/s);
+    for (const file of ['a.raw', 'b.raw']) chownSync(`${images()}/${file}`, 65534, -1);
     const { definition } = await adoptProcess(config, identity.pid, () => monitor);
     for (const word of ['-daemonize', '-pidfile', '-chroot', '-runas', '-S', 'nobody']) expect(definition.commandLine).not.toContain(word);
     const destination = await LiveGuest.launch(await hostAt('b'), definition);

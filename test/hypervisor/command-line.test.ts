@@ -74,6 +74,11 @@ describe('a definition of fields', () => {
   test('takes the root folder and the user from the host', () => {
     const host = hostIn(folder, { chroot: '/var/lib/empty', runAs: 'nobody' });
     expect(argv({}, false, host).join(' ')).toContain('-chroot /var/lib/empty -runas nobody');
+    // Where an image cannot be opened again, it is opened once.
+    const commandLine = ['-drive', 'file=${images}/a.raw,if=virtio', '-drive', 'if=none,id=empty'];
+    expect(argv({ commandLine }, false, host)).toEqual(expect.arrayContaining([`file=${images}/a.raw,if=virtio,auto-read-only=off`, 'if=none,id=empty']));
+    expect(argv({ commandLine })).toContain(`file=${images}/a.raw,if=virtio`);
+    for (const again of [['-hda', '${images}/a.raw'], ['-blockdev', 'file,node-name=n,filename=${images}/a.raw,auto-read-only=on']]) expect(refusal({ commandLine: again }, host)).toMatch(/could not open it again.*chroot or runAs/);
   });
 
   test('names every file that is not in a root, not only the first', () => {

@@ -30,13 +30,13 @@ export class LiveProcess {
   }
 
   /** A guest that never runs, with a monitor at each path. */
-  static async qemu(path: string, ...more: string[]): Promise<LiveProcess> {
-    const monitors = [path, ...more].flatMap((socket) => ['-qmp', `unix:${socket},server=on,wait=off`]);
-    return LiveProcess.start('qemu-system-x86_64', ['-machine', 'none', '-nodefaults', '-display', 'none', '-S', ...monitors], more.at(-1) ?? path);
+  static async qemu(paths: [string, ...string[]], binary = 'qemu-system-x86_64'): Promise<LiveProcess> {
+    const monitors = paths.flatMap((socket) => ['-qmp', `unix:${socket},server=on,wait=off`]);
+    return LiveProcess.start(binary, ['-machine', 'none', '-nodefaults', '-display', 'none', '-S', ...monitors], paths.at(-1)!);
   }
 
-  static async storageDaemon(path: string): Promise<LiveProcess> {
-    return LiveProcess.start('qemu-storage-daemon', ['--chardev', `socket,id=qmp,path=${path},server=on,wait=off`, '--monitor', 'chardev=qmp'], path);
+  static async storageDaemon(path: string, binary = 'qemu-storage-daemon'): Promise<LiveProcess> {
+    return LiveProcess.start(binary, ['--chardev', `socket,id=qmp,path=${path},server=on,wait=off`, '--monitor', 'chardev=qmp'], path);
   }
 
   async end(): Promise<void> {

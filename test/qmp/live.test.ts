@@ -7,6 +7,8 @@ import { QmpMonitor } from '../../qmp/monitor';
 import { findMonitorHolder, holderInSocketList } from '../../qmp/monitor-holder';
 import { QmpSchema } from '../../qmp/schema';
 import { type Availability, HEARD, SPOKEN } from '../../qmp/spoken';
+import type { VersionInfo } from '../../qmp/vocabulary';
+import { describeWithNewerQemu } from '../support/newer-qemu';
 import { socketFolder } from './fake-monitor';
 import { LiveProcess } from './live-qemu';
 
@@ -17,7 +19,7 @@ let qemu: LiveProcess;
 const monitor = new QmpMonitor(path);
 
 beforeAll(async () => {
-  qemu = await LiveProcess.qemu(path, second);
+  qemu = await LiveProcess.qemu([path, second]);
 });
 
 afterAll(async () => {
@@ -26,12 +28,21 @@ afterAll(async () => {
   folder.remove();
 });
 
-/** What the vocabulary names and the schema lacks: `missing` breaks us, `newer` needs a look at the schema first. */
-function compare(schema: QmpSchema, daemon: boolean): { missing: string[]; newer: string[] } {
+/**
+ * What the vocabulary names and the schema lacks. `missing` breaks us: it should be in this version. `absent` is not in it yet, or no
+ * more, and we ask the schema first.
+ */
+function compare({ schema, version: { qemu } }: Answer, daemon: boolean): { missing: string[]; absent: string[] } {
   const missing: string[] = [];
-  const newer: string[] = [];
+  const absent: string[] = [];
+  const promised = (availability: Availability) => {
+    if (availability === true) return true;
+    const [word, major, minor] = availability.split(/[ .]/);
+    const reached = qemu.major === Number(major) ? qemu.minor >= Number(minor) : qemu.major > Number(major);
+    return word === 'since' ? reached : !reached;
+  };
   const note = (name: string, there: boolean, availability: Availability) => {
-    if (!there) (availability === true ? missing : newer).push(availability === true ? name : `${name} (${availability})`);
+    if (!there) (promised(availability) ? missing : absent).push(availability === true ? name : `${name} (${availability})`);
   };
   for (const [command, { availability = true, daemon: spoken, arguments: args, more }] of Object.entries(SPOKEN)) {
     if (daemon && !spoken) continue;
@@ -39,38 +50,54 @@ function compare(schema: QmpSchema, daemon: boolean): { missing: string[]; newer
     if (!schema.hasCommand(command)) continue;
     for (const [name, since] of Object.entries({ ...args, ...more } as Record<string, Availability>)) note(`${command} ${name}`, schema.hasArgument(command, name), since);
   }
-  if (daemon) return { missing, newer };
+  if (daemon) return { missing, absent };
   for (const [event, members] of Object.entries(HEARD)) {
     note(event, schema.hasEvent(event), true);
     for (const [member, since] of Object.entries(members as Record<string, Availability>)) note(`${event} ${member}`, schema.hasEventMember(event, member), since);
   }
-  return { missing, newer };
+  return { missing, absent };
 }
 
-describe('the vocabulary', () => {
-  test('everything we say to QEMU, and hear, is in its schema or is marked as newer', async () => {
-    const schema = new QmpSchema(await monitor.execute('query-qmp-schema'));
-    const { missing, newer } = compare(schema, false);
-    const { version } = (await monitor.connection()).greeting;
-    console.info(`QEMU ${version.qemu.major}.${version.qemu.minor} lacks: ${newer.join(', ') || 'nothing'}`);
+interface Answer {
+  schema: QmpSchema;
+  version: VersionInfo;
+}
+
+/** What a process says it can do. Ends it. */
+async function ask(starting: Promise<LiveProcess>, path: string): Promise<Answer> {
+  const asked = await starting;
+  const qmp = new QmpMonitor(path);
+  try {
+    expect(await qmp.execute('query-block-exports')).toEqual([]);
+    return { schema: new QmpSchema(await qmp.execute('query-qmp-schema')), version: (await qmp.connection()).greeting.version };
+  } finally {
+    qmp.close();
+    await asked.end();
+  }
+}
+
+function holdVocabularyAgainst(qemu: string, storageDaemon: string): void {
+  test('everything we say to QEMU, and hear, is in its schema, or marked as of other versions', async () => {
+    const answer = await ask(LiveProcess.qemu([folder.path('v')], qemu), folder.path('v'));
+    const { missing, absent } = compare(answer, false);
+    const { major, minor } = answer.version.qemu;
+    console.info(`QEMU ${major}.${minor} lacks: ${absent.join(', ') || 'nothing'}`);
     expect(missing).toEqual([]);
-    expect(schema.hasCommand('job-cancel') && 'job-cancel' in SPOKEN).toBe(false);
+    expect(answer.schema.hasCommand('job-cancel') && 'job-cancel' in SPOKEN).toBe(false);
   });
 
-  test('everything we say to qemu-storage-daemon is in its schema or is marked as newer', async () => {
-    const daemon = await LiveProcess.storageDaemon(folder.path('d'));
-    const qmp = new QmpMonitor(folder.path('d'));
-    try {
-      const { missing, newer } = compare(new QmpSchema(await qmp.execute('query-qmp-schema')), true);
-      console.info(`qemu-storage-daemon lacks: ${newer.join(', ') || 'nothing'}`);
-      expect(missing).toEqual([]);
-      expect(await qmp.execute('query-block-exports')).toEqual([]);
-    } finally {
-      qmp.close();
-      await daemon.end();
-    }
+  test('everything we say to qemu-storage-daemon is in its schema, or marked as of other versions', async () => {
+    const answer = await ask(LiveProcess.storageDaemon(folder.path('d'), storageDaemon), folder.path('d'));
+    const { missing, absent } = compare(answer, true);
+    console.info(`qemu-storage-daemon lacks: ${absent.join(', ') || 'nothing'}`);
+    expect(missing).toEqual([]);
   });
+}
 
+describe("the vocabulary and this machine's QEMU", () => holdVocabularyAgainst('qemu-system-x86_64', 'qemu-storage-daemon'));
+describeWithNewerQemu('the vocabulary and a newer QEMU', ({ qemu: [qemu], storageDaemon }) => holdVocabularyAgainst(qemu, storageDaemon));
+
+describe('a monitor', () => {
   test('what QEMU refuses is told in its own class and words', async () => {
     const failure = monitor.execute('block-job-cancel', { device: 'none' });
     await expect(failure).rejects.toBeInstanceOf(QmpCommandFailed);
@@ -170,6 +197,6 @@ test('a monitor reconnects after QEMU was started anew', async () => {
   await qemu.end();
   expect(await first.closed).toBeInstanceOf(QmpDisconnected);
   await expect(monitor.execute('query-status')).rejects.toThrow(/nothing listens on the socket/);
-  qemu = await LiveProcess.qemu(path, folder.path('u'));
+  qemu = await LiveProcess.qemu([path, folder.path('u')]);
   await expect(monitor.execute('query-status')).resolves.toMatchObject({ running: false, status: 'prelaunch' });
 });

@@ -1,0 +1,45 @@
+import { setTimeout as delay } from 'node:timers/promises';
+import type { Host } from '../hypervisor/host';
+import type { HandOverPlan } from '../hypervisor/handover';
+import { mirrorStates } from '../hypervisor/mirrors';
+import type { QmpConnection } from '../qmp/connection';
+import { MemorySupervision } from '../workflows/memory-convergence';
+import type { MigrationRef, Progress, Step } from './context';
+
+const SAMPLE_MS = 500;
+/** Of the whole budget; the rest is for the disks, and for the hand-over itself. */
+const MOST_FOR_MEMORY = 0.8;
+
+/** Shows how far the memory is, tells the workflow when its verdict changes, and gives it more of the downtime budget when it does not converge. */
+export async function watchMemory(host: Host, input: MigrationRef & { handOver: HandOverPlan }, step: Step, over: AbortSignal): Promise<void> {
+  const { settings, maxDowntimeMs } = input.handOver;
+  const supervision = new MemorySupervision();
+  let downtimeLimitMs = settings.downtimeLimitMs;
+  try {
+    const qmp = await host.monitor(input.guest).connection();
+    while (!over.aborted && qmp.isOpen) {
+      const { ram, status } = await qmp.execute('query-migrate');
+      if (status === 'pre-switchover' || status === 'device') step.progress({ phase: 'switchover' });
+      else if (ram) {
+        const memory = { remainingBytes: ram.remaining, totalBytes: ram.total, dirtyBytesPerSecond: (ram['dirty-pages-rate'] ?? 0) * (ram['page-size'] ?? 4096), bytesPerSecond: ((ram.mbps ?? 0) * 1e6) / 8 };
+        const said = supervision.push({ ...memory, atMs: Date.now(), transferredBytes: ram.transferred, downtimeLimitMs });
+        step.progress({ phase: 'memory', ...(await disksOf(qmp, input)), memory: { ...memory, predictedDowntimeMs: said.predictedDowntimeMs }, verdict: { verdict: said.verdict, message: said.message } });
+        if (said.changed) await step.tell({ memory: { verdict: said.verdict, predictedDowntimeMs: said.predictedDowntimeMs, message: said.message } });
+        if (said.changed && said.verdict !== 'converging' && downtimeLimitMs < maxDowntimeMs * MOST_FOR_MEMORY) {
+          downtimeLimitMs = Math.round(maxDowntimeMs * MOST_FOR_MEMORY);
+          step.log.info({ downtimeLimitMs }, 'memory does not converge: gives it more of the downtime budget');
+          await qmp.execute('migrate-set-parameters', { 'downtime-limit': downtimeLimitMs });
+        }
+      }
+      await delay(SAMPLE_MS, undefined, { signal: over }).catch(() => undefined);
+    }
+  } catch (error) {
+    // What is shown is of no account for what is done.
+    step.log.debug({ error: (error as Error).message }, 'progress of the memory cannot be read');
+  }
+}
+
+async function disksOf(qmp: QmpConnection, { attempt, handOver: { targets } }: MigrationRef & { handOver: HandOverPlan }): Promise<Pick<Progress, 'disks'>> {
+  const states = await mirrorStates(qmp, targets, attempt).catch(() => []);
+  return { disks: states.map(({ id, remainingBytes, lengthBytes, ready }) => ({ id, remainingBytes, lengthBytes, ready, bytesPerSecond: 0 })) };
+}

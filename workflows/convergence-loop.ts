@@ -1,0 +1,379 @@
+import { ActivityFailure, ApplicationFailure, CancellationScope, condition, isCancellation, log, setHandler, sleep, upsertSearchAttributes } from '@temporalio/workflow';
+import type { MigrationRef } from '../activities/context';
+import type { MirrorTarget } from '../hypervisor/mirrors';
+import type { GuestPlan } from '../hypervisor/preflight';
+import type { destinationHost, sourceHost } from './activities';
+import type { Assessment } from './convergence';
+import { decide, type Decision, type Effects, judge, nameOf, type Policy, type Remedy, type Tried, undoOf } from './divergence';
+import { type DecisionRecord, type MigrationRequest, type MigrationStatus, newsSignal, SEARCH_ATTRIBUTES, steerUpdate } from './messages';
+import { type Steer, refuseSteer, steerSchema, type SteerSituation } from './steer';
+
+/** The migration is put off: everything is undone, and it begins again then. */
+export class Postponed extends Error {
+  constructor(readonly untilMs: number, readonly why: string) {
+    super(why);
+  }
+}
+
+/** What a decision asks of the loop itself. */
+type Order = { do: 'watch-anew' } | { do: 'go' } | { do: 'remedy'; remedy: Remedy; tried: Tried } | { do: 'end'; error: Error };
+
+/** The part of the pause that the disks may take; QEMU's `downtime-limit` gives memory the other. */
+const DISKS_PART = 0.5;
+/** How often mirrors whose connection was lost are begun anew, and the pause before that. */
+const MOST_RESTARTS = 3;
+const RESTART_PAUSE_MS = 5_000;
+
+/**
+ * Brings the mirrors of one migration to where its memory may be moved: asks `decide` whenever something has changed, applies what it says, and
+ * takes steers. It outlives the tries of the memory phase, so that no remedy that failed is tried twice.
+ */
+export class ConvergenceLoop {
+  maxDowntimeMs: number;
+  /** An operator wants it to end; looked at by whoever runs the memory phase too. */
+  ending: ApplicationFailure | undefined;
+  private assessment: Assessment | undefined;
+  private previous: Assessment | undefined;
+  private tried: Tried[] = [];
+  private effects: Effects = {};
+  private bandwidth: number | undefined;
+  private askedAtMs: number | undefined;
+  private waitUntilMs: number | undefined;
+  private deadlineAtMs = 0;
+  private order: Order | undefined;
+  private changes = 0;
+  private restarts = 0;
+  private said = '';
+  private targets: MirrorTarget[] = [];
+  private memoryScope: CancellationScope | undefined;
+
+  constructor(
+    private readonly source: ReturnType<typeof sourceHost>,
+    private readonly destination: ReturnType<typeof destinationHost>,
+    private readonly ref: MigrationRef,
+    private readonly request: MigrationRequest,
+    private readonly plan: GuestPlan,
+    private readonly status: MigrationStatus,
+    private readonly show: () => void,
+  ) {
+    this.maxDowntimeMs = request.maxDowntimeMs;
+    this.bandwidth = request.bandwidthBytesPerSecond;
+    if (request.copyMode === 'write-blocking') this.effects.writeBlocking = true;
+    setHandler(newsSignal, ({ assessment, memory }) => {
+      if (assessment && assessment.verdict !== this.assessment?.verdict) this.heard(assessment);
+      if (memory) this.tell(memory.verdict, memory.message);
+      this.changes++;
+    });
+    setHandler(steerUpdate, async (steer) => await this.steer(steer), {
+      validator: (raw) => {
+        const parsed = steerSchema.safeParse(raw);
+        if (!parsed.success) throw refusal(parsed.error.issues.map(({ path, message }) => `${path.join('.') || 'steer'}: ${message}`).join('; '));
+        const why = refuseSteer(parsed.data, this.situationOfSteer());
+        if (why) throw refusal(`${parsed.data.do}: ${why}`);
+      },
+    });
+  }
+
+  /** Waits, with whatever it takes, until the memory may be moved. Throws an `ApplicationFailure`, or `Postponed`. Says whether the mirrors must be begun anew. */
+  async untilReady(targets: MirrorTarget[]): Promise<'ready' | 'mirrors-lost'> {
+    this.targets = targets;
+    this.deadlineAtMs = Date.now() + this.request.disksDeadlineSeconds * 1000;
+    for (;;) {
+      const ended: { open?: Assessment; failure?: unknown } = {};
+      const scope = new CancellationScope();
+      const watching = scope.run(() => this.watch()).then((open) => (ended.open = open), (failure: unknown) => (ended.failure = failure));
+      const order = await this.orderOr(() => ended.open !== undefined || ended.failure !== undefined);
+      scope.cancel();
+      await watching;
+      if (ended.open) this.heard(ended.open);
+      switch (order?.do) {
+        case 'go':
+          return 'ready';
+        case 'end':
+          throw order.error;
+        case 'remedy':
+          await this.apply(order.remedy, order.tried);
+          continue;
+        case 'watch-anew':
+          continue;
+        case undefined:
+      }
+      if (ended.open) return 'ready';
+      await this.afterFailure(ended.failure);
+      return 'mirrors-lost';
+    }
+  }
+
+  /** Runs the memory phase so that an operator's `abort` reaches it. */
+  async duringMemory<T>(work: () => Promise<T>): Promise<T> {
+    this.memoryScope = new CancellationScope();
+    try {
+      return await this.memoryScope.run(work);
+    } finally {
+      this.memoryScope = undefined;
+    }
+  }
+
+  /** A try of the memory phase was given up because of the disks: their divergence, met late. */
+  drainDidNotFit(message: string): void {
+    this.note('policy', 'tries again', message);
+    this.waitUntilMs = undefined;
+  }
+
+  /** What is in force is taken back; also by the source itself, when its mirrors go. */
+  async undo(): Promise<void> {
+    for (const remedy of undoOf(this.effects)) await this.take(remedy);
+  }
+
+  note(by: string, what: string, why: string): DecisionRecord {
+    const record = { at: new Date().toISOString(), by, what, why };
+    this.status.decisions.push(record);
+    log.info('decision', { ...record });
+    this.show();
+    return record;
+  }
+
+  private watch(): Promise<Assessment> {
+    return this.source.converge.awaitMirrors({
+      ...this.ref,
+      targets: this.targets,
+      around: { budgetMs: this.maxDowntimeMs * DISKS_PART, disksDeadlineAtMs: this.deadlineAtMs, ...(this.bandwidth !== undefined && { capBytesPerSecond: this.bandwidth }) },
+      ...(this.assessment && { before: { verdict: this.assessment.verdict } }),
+    });
+  }
+
+  /** Decides as often as something changes, until the watch has ended, or something is to be done that the watch would disturb. */
+  private async orderOr(done: () => boolean): Promise<Order | undefined> {
+    for (;;) {
+      if (this.order) {
+        const order = this.order;
+        this.order = undefined;
+        return order;
+      }
+      if (done()) return undefined;
+      const seen = this.changes;
+      const againAtMs = this.assessment ? await this.act(decide(this.situation(this.assessment))) : this.deadlineAtMs;
+      if (this.order) continue;
+      await condition(() => done() || this.changes !== seen || this.order !== undefined, Math.max(1, againAtMs - Date.now()));
+    }
+  }
+
+  /** Does what was decided; returns when to decide again, in ms. */
+  private async act(decision: Decision): Promise<number> {
+    delete this.status.asks;
+    switch (decision.action) {
+      case 'nothing':
+        if (this.assessment!.verdict !== 'converging' || this.previous?.verdict !== undefined) this.noteOnce('policy', 'nothing', decision.why);
+        return decision.againAtMs;
+      case 'ask':
+        this.askedAtMs ??= Date.now();
+        this.status.asks = { choices: decision.choices, until: new Date(decision.untilMs).toISOString() };
+        this.noteOnce('policy', `asks: ${decision.choices.join(', ')}`, decision.why);
+        return decision.untilMs;
+      case 'apply': {
+        this.note('policy', nameOf(decision.remedy), decision.why);
+        const tried: Tried = { remedy: decision.remedy, atMs: Date.now(), by: 'policy', outcome: 'pending' };
+        if (isDisturbing(decision.remedy)) this.order = { do: 'remedy', remedy: decision.remedy, tried };
+        else await this.apply(decision.remedy, tried);
+        return Date.now();
+      }
+      case 'end':
+        this.note('policy', decision.how, decision.why);
+        this.order = { do: 'end', error: decision.how === 'postpone' ? this.postponement(Date.now() + this.request.postponeMinutes * 60_000, decision.why) : failure(this.ref, decision) };
+        return Date.now();
+    }
+  }
+
+  private async apply(remedy: Remedy, tried: Tried): Promise<void> {
+    this.tried.push(tried);
+    const momentary = remedy.do === 'nudge' || (remedy.do === 'write-blocking' && remedy.by === 're-arm');
+    if (momentary) this.effects.throttledForAMoment = true;
+    try {
+      await this.take(remedy);
+      tried.atMs = Date.now();
+    } catch (error) {
+      if (isCancellation(error) || !(error instanceof ActivityFailure)) throw error;
+      tried.outcome = 'failed';
+      this.note('policy', `${nameOf(remedy)} failed`, innermost(error).message);
+    }
+    if (momentary) delete this.effects.throttledForAMoment;
+    this.changes++;
+  }
+
+  private async take(remedy: Remedy): Promise<void> {
+    const { ref, targets, effects } = this;
+    switch (remedy.do) {
+      case 'lift-limits':
+        await this.setBandwidth(undefined);
+        effects.limitsLifted = true;
+        return;
+      case 'nudge':
+        return await this.source.step.nudge({ ...ref, targets, ms: remedy.ms });
+      case 'write-blocking':
+        await this.source.step.makeWriteBlocking({ ...ref, targets, by: remedy.by, throughputBytesPerSecond: this.assessment?.throughputBytesPerSecond ?? 1e6, maxPauseMs: this.maxDowntimeMs });
+        effects.writeBlocking = true;
+        return;
+      case 'throttle':
+        // Before it takes effect: a throttle that we only meant to set must be lifted all the same.
+        effects.throttleBytesPerSecond = remedy.bytesPerSecond;
+        return await this.source.step.throttleGuest({ ...ref, targets, bytesPerSecond: remedy.bytesPerSecond });
+      case 'unthrottle':
+        await this.source.undo.liftThrottle(ref);
+        delete effects.throttleBytesPerSecond;
+        delete effects.throttledForAMoment;
+    }
+  }
+
+  private async setBandwidth(bytesPerSecond: number | undefined): Promise<void> {
+    await this.destination.step.setBandwidth({ ...this.ref, ...(bytesPerSecond !== undefined && { bytesPerSecond }) });
+    this.bandwidth = bytesPerSecond;
+  }
+
+  /** A steer that was accepted: what can be done beside the watch is done at once, the rest is left to the loop. */
+  private async steer(steer: Steer): Promise<DecisionRecord> {
+    const record = this.note(steer.author, what(steer), steer.reason);
+    this.askedAtMs = undefined;
+    const tried = (remedy: Remedy): Tried => ({ remedy, atMs: Date.now(), by: 'operator', outcome: 'pending' });
+    switch (steer.do) {
+      case 'lift-limits':
+      case 'unthrottle':
+        await this.apply({ do: steer.do }, tried({ do: steer.do }));
+        break;
+      case 'throttle': {
+        const remedy = { do: 'throttle', bytesPerSecond: steer.bytesPerSecond } as const;
+        await this.apply(remedy, tried(remedy));
+        break;
+      }
+      case 'nudge':
+        await this.apply({ do: 'nudge', ms: 200 }, tried({ do: 'nudge', ms: 200 }));
+        break;
+      case 'set-bandwidth':
+        await this.setBandwidth(steer.bytesPerSecond);
+        delete this.effects.limitsLifted;
+        this.order = { do: 'watch-anew' };
+        break;
+      case 'write-blocking': {
+        const remedy: Remedy = { do: 'write-blocking', by: this.plan.features.writeBlockingLive ? 'block-job-change' : 're-arm' };
+        this.order = { do: 'remedy', remedy, tried: tried(remedy) };
+        break;
+      }
+      case 'set-max-downtime':
+        this.maxDowntimeMs = steer.ms;
+        this.order = { do: 'watch-anew' };
+        break;
+      case 'wait':
+        this.waitUntilMs = Date.parse(steer.until);
+        break;
+      case 'switchover-now':
+        this.maxDowntimeMs = steer.maxPauseMs;
+        this.order = { do: 'go' };
+        break;
+      case 'postpone':
+        this.order = { do: 'end', error: this.postponement(Date.parse(steer.until), `${steer.author}: ${steer.reason}`) };
+        break;
+      case 'abort':
+        this.ending = ApplicationFailure.nonRetryable(`the migration of guest ${this.ref.guest} was aborted by ${steer.author}: ${steer.reason}; the guest runs on ${this.ref.from}`, 'Aborted');
+        this.order = { do: 'end', error: this.ending };
+        this.memoryScope?.cancel();
+    }
+    this.changes++;
+    return record;
+  }
+
+  private async afterFailure(error: unknown): Promise<void> {
+    const reason = innermost(error);
+    if (isCancellation(error) || reason.type !== 'MirrorFailed' || this.assessment?.trouble !== 'destination-unreachable' || ++this.restarts > MOST_RESTARTS || Date.now() >= this.deadlineAtMs) throw error;
+    this.note('policy', 'copies anew', `${reason.message}; begins again, ${this.restarts} of ${MOST_RESTARTS}`);
+    await sleep(RESTART_PAUSE_MS, { summary: 'before the mirrors are begun anew' });
+  }
+
+  private heard(assessment: Assessment): void {
+    this.previous = this.assessment;
+    // The clocks of two hosts are not compared.
+    this.assessment = { ...assessment, sinceMs: assessment.verdict === this.previous?.verdict ? this.previous.sinceMs : Date.now() };
+    this.tried = judge({ tried: this.tried, assessment: this.assessment, nowMs: Date.now() });
+    if (assessment.verdict === 'converging') this.askedAtMs = undefined;
+    this.tell(assessment.verdict, assessment.message);
+  }
+
+  private tell(verdict: Assessment['verdict'], message: string): void {
+    if (this.status.verdict !== verdict) upsertSearchAttributes([{ key: SEARCH_ATTRIBUTES.verdict, value: verdict }]);
+    this.status.verdict = verdict;
+    this.status.message = message;
+    this.show();
+  }
+
+  private noteOnce(by: string, what: string, why: string): void {
+    // Numbers differ each time; what is decided about which verdict does not.
+    const said = `${what} ${this.assessment?.verdict} ${this.assessment?.sinceMs}`;
+    if (said !== this.said) this.note(by, what, why);
+    this.said = said;
+  }
+
+  private postponement(untilMs: number, why: string): Error {
+    return new Postponed(untilMs, why);
+  }
+
+  private situation(assessment: Assessment) {
+    const { request, plan, effects } = this;
+    const policy: Policy = {
+      onDivergence: request.onDivergence,
+      maxDowntimeMs: this.maxDowntimeMs,
+      disksDeadlineAtMs: this.deadlineAtMs,
+      askMs: request.askSeconds * 1000,
+      afterAsk: request.afterAsk,
+      atDeadline: request.atDeadline,
+      stallDeadlineMs: request.stallSeconds * 1000,
+    };
+    this.tried = judge({ tried: this.tried, assessment, nowMs: Date.now() });
+    return {
+      assessment,
+      policy,
+      capabilities: { capSet: this.bandwidth !== undefined, ...plan.features },
+      tried: this.tried,
+      effects,
+      nowMs: Date.now(),
+      ...(this.askedAtMs !== undefined && { askedAtMs: this.askedAtMs }),
+      ...(this.waitUntilMs !== undefined && { waitUntilMs: this.waitUntilMs }),
+      ...(this.previous && { previous: this.previous }),
+    };
+  }
+
+  private situationOfSteer(): SteerSituation {
+    return {
+      phase: this.status.phase,
+      ...(this.assessment && { assessment: this.assessment }),
+      capabilities: { capSet: this.bandwidth !== undefined, ...this.plan.features },
+      bandwidthLive: true,
+      ...(this.bandwidth !== undefined && { bandwidthBytesPerSecond: this.bandwidth }),
+      effects: this.effects,
+      maxDowntimeMs: this.maxDowntimeMs,
+      nowMs: Date.now(),
+    };
+  }
+}
+
+/** The switch by re-arming ends the very mirrors that are watched. */
+const isDisturbing = (remedy: Remedy) => remedy.do === 'write-blocking';
+
+function what(steer: Steer): string {
+  const rest = Object.entries(steer).filter(([key]) => !['do', 'author', 'reason'].includes(key)).map(([key, value]) => `${key} ${String(value)}`);
+  return [steer.do, ...rest].join(', ');
+}
+
+function refusal(message: string): ApplicationFailure {
+  return ApplicationFailure.nonRetryable(message, 'SteerRefused');
+}
+
+const ENDS = { 'mirror-failed': 'MirrorFailed', stalled: 'CopyStalled', deadline: 'DisksNotConverging', policy: 'DisksNotConverging', 'no-answer': 'DisksNotConverging' } as const;
+
+function failure({ guest, from }: MigrationRef, { because, why }: Extract<Decision, { action: 'end' }>): ApplicationFailure {
+  return ApplicationFailure.nonRetryable(`guest ${guest} stays on ${from}, running: ${why}`, ENDS[because]);
+}
+
+/** The activity's own reason. */
+export function innermost(error: unknown): { type?: string | null | undefined; message: string } {
+  let reason = error as Error & { cause?: unknown; type?: string };
+  while (reason instanceof ActivityFailure && reason.cause) reason = reason.cause;
+  return reason;
+}
