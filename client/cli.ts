@@ -4,6 +4,7 @@ import { registerGuestCommands } from './commands/guests';
 import { registerAdopt } from './commands/adopt';
 import { registerHostCommands } from './commands/hosts';
 import { registerMigrationCommands } from './commands/migrations';
+import { registerSteer } from './commands/steer';
 import { registerStackCommands } from './commands/stack';
 import { EXIT, EXIT_CODES_HELP, exitCodeOf, type ExitCode, Interrupted, UsageError } from './exit-codes';
 import { say } from './output';
@@ -33,6 +34,7 @@ export function buildProgram(): Command {
     .exitOverride();
   program.configureOutput({ outputError: (text, write) => write(text.replace(/^error: /, 'vmferry: ')) });
   registerMigrationCommands(program);
+  registerSteer(program);
   registerGuestCommands(program, registerAdopt);
   registerHostCommands(program);
   registerStackCommands(program);

@@ -1,4 +1,4 @@
-import { ActivityFailure, ApplicationFailure, CancelledFailure, type Client, type Connection, TimeoutFailure, WorkflowExecutionAlreadyStartedError, type WorkflowExecutionDescription, WorkflowFailedError, type WorkflowHandle, WorkflowNotFoundError } from '@temporalio/client';
+import { ActivityFailure, ApplicationFailure, CancelledFailure, type Client, type Connection, TimeoutFailure, WorkflowExecutionAlreadyStartedError, type WorkflowExecutionDescription, WorkflowFailedError, type WorkflowHandle, WorkflowNotFoundError, WorkflowUpdateFailedError } from '@temporalio/client';
 import { randomUUID } from 'node:crypto';
 import { setTimeout as delay } from 'node:timers/promises';
 import type { Progress } from '../activities/context';
@@ -6,9 +6,10 @@ import { knownHosts } from '../activities/fleet';
 import type { GuestActivities } from '../activities/guests';
 import { InvalidDefinition, parseWith } from '../hypervisor/definition';
 import { connectClient, type TemporalAddress } from '../workers/connection';
-import { CONTROL_QUEUE, type HostState, migrateVmSchema, type MigrateVmInput, type MigrationResult, type MigrationStatus, migrationWorkflowId, SEARCH_ATTRIBUTES, statusQuery } from '../workflows/messages';
+import { CONTROL_QUEUE, type DecisionRecord, type HostState, migrateVmSchema, type MigrateVmInput, type MigrationResult, type MigrationStatus, migrationWorkflowId, SEARCH_ATTRIBUTES, statusQuery, steerUpdate } from '../workflows/messages';
 import type { hostCommand } from '../workflows/host-command';
 import type { migrateVm } from '../workflows/migrate-vm';
+import { type Steer, steerSchema } from '../workflows/steer';
 
 /** A migration, or an operation on a guest, that failed or was refused. `type` is a stable string of docs/operating.md. */
 export class VmferryError extends Error {
@@ -26,6 +27,10 @@ export interface MigrationView extends Partial<Progress> {
   phase: string;
   /** Counts the tries to move the memory. */
   memoryTry: number;
+  decisions: DecisionRecord[];
+  /** What is waited for, with `onDivergence: ask`. */
+  asks?: MigrationStatus['asks'];
+  postponedUntil?: string;
 }
 
 /** How often `watch` looks. */
@@ -130,6 +135,22 @@ export class Migration {
     await this.handle.cancel();
   }
 
+  /**
+   * Decides about a copy that does not converge, or about anything else that can be changed while it runs. Resolves with the decision as it is on
+   * record; throws `VmferryError` (`SteerRefused`) with the reason if it makes no sense now.
+   */
+  async steer(steer: Steer): Promise<DecisionRecord> {
+    const parsed = steerSchema.safeParse(steer);
+    if (!parsed.success) throw new VmferryError('SteerRefused', parsed.error.issues.map(({ path, message }) => `${path.join('.') || 'steer'}: ${message}`).join('; '));
+    try {
+      return await this.handle.executeUpdate<DecisionRecord, [Steer]>(steerUpdate.name, { args: [parsed.data] });
+    } catch (error) {
+      if (error instanceof WorkflowNotFoundError) throw new VmferryError('NotFound', `guest ${this.vm} is not being moved`);
+      if (error instanceof WorkflowUpdateFailedError) throw new VmferryError('SteerRefused', error.cause?.message ?? error.message);
+      throw error;
+    }
+  }
+
   /** Whether it is under way still. */
   async isRunning(): Promise<boolean> {
     return (await this.handle.describe()).status.name === 'RUNNING';
@@ -148,7 +169,7 @@ export class Migration {
       if (description.status.name !== 'RUNNING') return;
       const status = await this.status();
       const seen = progressOf(description.raw.pendingActivities ?? []);
-      if (status) yield { ...seen, vm: this.vm, ...(status.from && { from: status.from }), to: status.to, phase: seen?.phase ?? status.phase, memoryTry: status.memoryTry };
+      if (status) yield { ...seen, vm: this.vm, ...(status.from && { from: status.from }), to: status.to, phase: seen?.phase ?? status.phase, memoryTry: status.memoryTry, decisions: status.decisions, ...(status.asks && { asks: status.asks }), ...(status.postponedUntil && { postponedUntil: status.postponedUntil }) };
       await delay(LOOK_MS, undefined, signal ? { signal } : {});
     }
   }

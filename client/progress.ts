@@ -13,6 +13,8 @@ export function progressLine(view: MigrationView): string {
     const { remainingBytes, totalBytes, bytesPerSecond } = view.memory;
     parts.push(`memory ${formatBytes(Math.min(Math.max(0, remainingBytes), totalBytes))} left of ${formatBytes(totalBytes)}${rate(bytesPerSecond)}`);
   }
+  if (view.verdict && view.verdict.verdict !== 'converging') parts.push(`${view.verdict.verdict}: ${view.verdict.message}`);
+  if (view.asks) parts.push(`asks until ${view.asks.until}: vmferry steer ${view.vm} ${view.asks.choices.join(' | ')}`);
   return [`${view.vm} ${view.from ?? '?'} → ${view.to}: ${view.phase}${view.memoryTry > 1 ? ` (try ${view.memoryTry})` : ''}`, ...parts].join(' · ');
 }
 

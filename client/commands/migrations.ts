@@ -14,7 +14,9 @@ export const OPTION_BOUNDS = { maxDowntimeMs: [20, 2_000_000], bandwidthBytesPer
 
 const MIGRATE_HELP = `
 The guest runs while its disks and memory are copied, and pauses once, for less than --max-downtime; if that can't be
-had, it runs on where it is and vmferry tries again. Until the guest runs at the destination every failure leaves it
+had (default 500ms), it runs on where it is and vmferry tries again. A guest that writes faster than it can be copied
+is noticed before the pause: vmferry does the mildest thing that works, asks, or gives up (--on-divergence, default
+auto; docs/divergence.md), and "vmferry steer" decides otherwise. Until the guest runs at the destination every failure leaves it
 running at the source and nothing at the destination. Ctrl-C only stops watching.
 
 With --json, stdout has one line of JSON for each look, and a last one with "outcome": completed, failed, refused,
@@ -30,7 +32,11 @@ ${EXIT_CODES_HELP}`;
 
 interface MigrateOptions {
   to: string;
-  maxDowntime: number;
+  maxDowntime?: number;
+  onDivergence?: 'auto' | 'ask' | 'abort';
+  copyMode?: 'background' | 'write-blocking';
+  disksDeadline?: number;
+  memoryDeadline?: number;
   bandwidth?: number;
   sourceDisks: string;
   keepFor: number;
@@ -44,21 +50,29 @@ export function registerMigrationCommands(program: Command): void {
     .description('move a running guest, with its disks, to another host')
     .argument('<vm>')
     .requiredOption('--to <host>', 'the destination')
-    .option('--max-downtime <duration>', 'the longest pause that a try may cost the guest', durationOption(...OPTION_BOUNDS.maxDowntimeMs, '300ms'), 500)
+    .option('--max-downtime <duration>', 'the longest pause that a try may cost the guest', durationOption(...OPTION_BOUNDS.maxDowntimeMs, '300ms'))
     .option('--bandwidth <rate>', 'a cap for disks, and one for memory; default: as fast as the link', rateOption(OPTION_BOUNDS.bandwidthBytesPerSecond))
+    .option('--disks-deadline <duration>', 'how long the disks may take to catch up', durationOption(1_000, 365 * 24 * HOUR_MS, '2h'))
+    .option('--memory-deadline <duration>', 'how long one try to move the memory may take', durationOption(1_000, 365 * 24 * HOUR_MS, '10m'))
     .option('--keep-for <duration>', "how long the source's images are kept, put aside", durationOption(60_000, 10 * 365 * 24 * HOUR_MS, '24h'), 24 * HOUR_MS)
     .option('--detach', 'start it, wait until it is accepted or refused, and leave it alone')
     .option('--json', 'lines of JSON on stdout')
     .addHelpText('after', MIGRATE_HELP);
   migrate.addOption(migrate.createOption('--source-disks <what>', "what becomes of the source's images").choices(['keep', 'wipe']).default('keep'));
-  for (const option of migrate.options) if (option.long === '--max-downtime') option.defaultValueDescription = '500ms';
-    else if (option.long === '--keep-for') option.defaultValueDescription = '24h';
+  migrate.addOption(migrate.createOption('--on-divergence <policy>', 'when the guest writes faster than it can be copied: act, ask for a steer, or give up').choices(['auto', 'ask', 'abort']));
+  migrate.addOption(migrate.createOption('--copy-mode <mode>', 'write-blocking: each write of the guest waits for the copy, from the start').choices(['background', 'write-blocking']));
+  for (const option of migrate.options) if (option.long === '--keep-for') option.defaultValueDescription = '24h';
   migrate.action(async (vm: string, options: MigrateOptions, command: Command) => {
     if (options.sourceDisks === 'wipe' && command.getOptionValueSource('keepFor') === 'cli') throw new UsageError('--source-disks wipe keeps nothing: leave --keep-for out');
     const input: MigrateVmInput = {
       vm,
       to: options.to,
-      maxDowntimeMs: options.maxDowntime,
+      // What is left out is the source host's to say (its configuration's field `migration`).
+      ...(options.maxDowntime !== undefined && { maxDowntimeMs: options.maxDowntime }),
+      ...(options.onDivergence && { onDivergence: options.onDivergence }),
+      ...(options.copyMode && { copyMode: options.copyMode }),
+      ...(options.disksDeadline !== undefined && { disksDeadlineSeconds: options.disksDeadline / 1_000 }),
+      ...(options.memoryDeadline !== undefined && { memoryDeadlineSeconds: options.memoryDeadline / 1_000 }),
       sourceDisks: options.sourceDisks as 'keep' | 'wipe',
       keepHours: options.keepFor / HOUR_MS,
       ...(options.bandwidth !== undefined && { bandwidthBytesPerSecond: options.bandwidth }),

@@ -169,7 +169,7 @@ test('R4: a guest whose destination died after the marker is reported, and the o
   await lab.boot('host-a', 'r4c');
   tap.once('host-b', 'cont', () => killAndTell('host-b', 'r4c'));
   await expect(lab.move('r4c', 'host-b')).rejects.toMatchObject({ type: 'GuestCrashedAfterMove', message: expect.stringContaining('start it on host-b') });
-  expect(await lab.leftovers('host-a', [])).toEqual([0, 1].map((disk) => expect.stringMatching(`image r4c-${disk}.raw.kept-`)));
+  expect(await lab.leftovers('host-a', [])).toEqual([expect.stringContaining('image r4c-0.raw.kept-'), expect.stringContaining('image r4c-1.raw.kept-')]);
   expect(ownership('host-b', 'r4c').state).toBe('owner');
   // Started there it boots from the disks that arrived whole.
   await lab.client.onHost('host-b', 'startGuest', { guest: 'r4c' });
