@@ -60,7 +60,8 @@ class Round {
       const { from } = await control.locateGuest({ guest: vm, to });
       this.status.from = from;
       upsertSearchAttributes([{ key: SEARCH_ATTRIBUTES.guest, value: vm }, { key: SEARCH_ATTRIBUTES.source, value: from }, { key: SEARCH_ATTRIBUTES.destination, value: to }]);
-      this.ref = { guest: vm, attempt: `${workflowInfo().runId.replaceAll('-', '').slice(0, 8)}${this.round || ''}`, from, to };
+      // The end of the run's id: its beginning is a time, which migrations that start together share.
+      this.ref = { guest: vm, attempt: `${workflowInfo().runId.slice(-8)}${this.round || ''}`, from, to };
       this.source = sourceHost(from);
       this.destination = destinationHost(to);
       this.plan = await this.preflight();
@@ -224,7 +225,8 @@ async function waitUntil(untilMs: number, status: MigrationStatus): Promise<void
 function parseInput(raw: unknown): MigrationRequest {
   const parsed = migrateVmSchema.safeParse(raw);
   if (parsed.success) return parsed.data;
-  throw ApplicationFailure.nonRetryable(parsed.error.issues.map((issue) => `${issue.path.join('.') || 'input'}: ${issue.message}`).join('; '), 'MigrationRefused');
+  const given = (path: PropertyKey[]) => path.reduce<unknown>((at, key) => (at as Record<PropertyKey, unknown> | undefined)?.[key], raw);
+  throw ApplicationFailure.nonRetryable(parsed.error.issues.map(({ path, message }) => `${path.join('.') || 'input'}: ${message} (got ${JSON.stringify(given(path)) ?? 'nothing'})`).join('; '), 'MigrationRefused');
 }
 
 function refused(vm: string, to: string, blockers: string[]): ApplicationFailure {

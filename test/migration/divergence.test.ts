@@ -34,7 +34,8 @@ function slowLink(name: string, bytesPerSecond: number): void {
 
 const pidOf = (host: string, name: string, file: string) => Number.parseInt(readFileSync(lab.runFile(host, name, file), 'utf8'), 10);
 
-async function start(name: string, input: Partial<MigrateVmInput> = {}) {
+/** Starts the move; awaited later, so that a failure meanwhile is not an unhandled one. */
+function start(name: string, input: Partial<MigrateVmInput> = {}): ReturnType<Lab['move']> {
   const moved = lab.move(name, 'host-b', { maxDowntimeMs: 300, ...input });
   moved.catch(() => undefined);
   return moved;
@@ -42,7 +43,8 @@ async function start(name: string, input: Partial<MigrateVmInput> = {}) {
 
 /** Resolves with the status as soon as it is so. */
 async function statusWhen(name: string, so: (status: Awaited<ReturnType<typeof statusOf>>) => boolean) {
-  for await (const _ of (await running(name)).watch()) {
+  const looks = (await running(name)).watch();
+  while (!(await looks.next()).done) {
     const status = await statusOf(name);
     if (so(status)) return status;
   }
@@ -64,7 +66,7 @@ const events = async (name: string) => (await lab.history(name)).events!.length;
 test('auto: a guest at 30 MB/s on a link of 10 is made write-blocking, arrives whole inside its budget, and is not throttled any more', async () => {
   const guest = await lab.boot('host-a', 'fast', { rate: '30M', disks: [{ sizeBytes: 64 * MIB }] });
   slowLink('fast', 10_000_000);
-  const result = await (await start('fast'));
+  const result = await start('fast');
   expect(result.decisions.map(({ by, what }) => `${by}: ${what}`)).toEqual(expect.arrayContaining([expect.stringMatching(/^policy: write-blocking by re-arm/)]));
   expect(result.decisions.some(({ what }) => what.startsWith('a throttle'))).toBe(false);
   expect(await throttles('host-b', 'fast')).toEqual([0]);
@@ -81,7 +83,7 @@ test('auto: a guest at 30 MB/s on a link of 10 is made write-blocking, arrives w
 test('auto: two writers at 60 % of the link, whose mirrors would hover for ever, arrive whole', async () => {
   const guest = await lab.boot('host-a', 'hover', { rate: '15M' });
   slowLink('hover', 50_000_000);
-  expect(await (await start('hover', { maxDowntimeMs: 500 }))).toMatchObject({ outcome: 'completed' });
+  expect(await start('hover', { maxDowntimeMs: 500 })).toMatchObject({ outcome: 'completed' });
   await expectWhole(guest);
   await expectClean(lab, { 'host-b': ['hover'] });
   expect(await events('hover')).toBeLessThan(MOST_EVENTS);
@@ -103,7 +105,7 @@ test('ask: nothing is done to the guest until somebody steers; who and why is on
   // Each write of 16 KiB costs the copy a whole 64 KiB of the mirror's bitmap.
   await migration.steer({ do: 'throttle', bytesPerSecond: 1_000_000, ...signed });
   expect(await throttles('host-a', 'asked')).toEqual([1_000_000]);
-  const result = await (await moved);
+  const result = await moved;
   expect(result.decisions).toEqual(expect.arrayContaining([expect.objectContaining({ by: 'the test', what: expect.stringContaining('throttle'), why: 'to see what it does' })]));
   await expectWhole(guest);
   await expectClean(lab, { 'host-b': ['asked'] });
@@ -113,7 +115,7 @@ test('ask: nothing is done to the guest until somebody steers; who and why is on
 test('ask: without an answer it ends as the policy says, and the guest is as it was', async () => {
   const guest = await lab.boot('host-a', 'silent', { rate: '30M', disks: [{ sizeBytes: 64 * MIB }] });
   slowLink('silent', 10_000_000);
-  await expect(await start('silent', { onDivergence: 'ask', askSeconds: 2 }).catch((error: unknown) => error)).toMatchObject({ type: 'DisksNotConverging', message: expect.stringContaining('nobody answered') });
+  expect(await start('silent', { onDivergence: 'ask', askSeconds: 2 }).catch((error: unknown) => error)).toMatchObject({ type: 'DisksNotConverging', message: expect.stringContaining('nobody answered') });
   await expectRuns(lab, 'host-a', 'silent');
   expect(await throttles('host-a', 'silent')).toEqual([0]);
   await expectWhole(guest);
@@ -136,7 +138,7 @@ test('a guest that goes quiet by itself gets no remedy, and why is on record', a
   const moved = start('calms', { onDivergence: 'ask' });
   await statusWhen('calms', ({ asks }) => asks !== undefined);
   await guest.command('rate 0');
-  const result = await (await moved);
+  const result = await moved;
   expect(result.decisions).toEqual(expect.arrayContaining([expect.objectContaining({ by: 'policy', what: 'nothing', why: expect.stringContaining('went quiet by itself') })]));
   expect(tap.sent.some(({ command }) => command === 'block_set_io_throttle')).toBe(false);
   await expectWhole(guest);
@@ -144,7 +146,7 @@ test('a guest that goes quiet by itself gets no remedy, and why is on record', a
 
 test('our own cap is lifted before anything is done to the guest', async () => {
   const guest = await lab.boot('host-a', 'capped', { rate: '20M', disks: [{ sizeBytes: 48 * MIB }] });
-  const result = await (await start('capped', { bandwidthBytesPerSecond: 8_000_000, maxDowntimeMs: 500 }));
+  const result = await start('capped', { bandwidthBytesPerSecond: 8_000_000, maxDowntimeMs: 500 });
   expect(result.decisions.filter(({ by, what }) => by === 'policy' && what !== 'nothing').map(({ what }) => what)[0]).toBe('lift-limits');
   expect(result.decisions.some(({ why }) => why.includes('our own bandwidth cap'))).toBe(true);
   await expectWhole(guest);
@@ -161,7 +163,7 @@ test('a destination that hangs is told as a stall; when it goes on, so does the 
   const status = await statusWhen('stalls', ({ verdict }) => verdict === 'stalled');
   expect(status.message).toMatch(/nothing was copied for .* hangs/);
   process.kill(daemon, 'SIGCONT');
-  expect(await (await moved)).toMatchObject({ outcome: 'completed' });
+  expect(await moved).toMatchObject({ outcome: 'completed' });
   await expectWhole(guest);
   await expectClean(lab, { 'host-b': ['stalls'] });
 }, 180_000);
@@ -224,7 +226,7 @@ test('the settings of the report are taken, with write-blocking from the start',
   tap.once('host-a', 'migrate', async () => {
     capabilities = await lab.look('host-a', 'report', async (qmp) => (await qmp.execute('query-migrate-capabilities')).filter(({ state }) => state).map(({ capability }) => capability));
   });
-  const result = await (await start('report', { maxDowntimeMs: 1_000, copyMode: 'write-blocking', memory: { xbzrle: true, zeroBlocks: true, autoConverge: true, cpuThrottleInitial: 20, cpuThrottleIncrement: 10 } }));
+  const result = await start('report', { maxDowntimeMs: 1_000, copyMode: 'write-blocking', memory: { xbzrle: true, zeroBlocks: true, autoConverge: true, cpuThrottleInitial: 20, cpuThrottleIncrement: 10 } });
   expect(capabilities).toEqual(expect.arrayContaining(['xbzrle', 'zero-blocks', 'auto-converge']));
   expect(result.warnings).toEqual([]);
   expect(tap.sent.filter(({ command }) => command === 'blockdev-mirror').map(({ args }) => args?.['copy-mode'])).toEqual(['write-blocking', 'write-blocking']);
