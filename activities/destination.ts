@@ -74,17 +74,18 @@ export function destinationActivities(deps: HostDependencies) {
 
     /** A QEMU that waits for the guest's memory; says where it listens, and where the source finds the lease. */
     async openIncoming(input: MigrationRef & { capabilities?: Record<string, boolean> }): Promise<{ host: string; port: number; leasePort: number }> {
-      return await runStep(deps, 'memory', input, async () => ({
-        host: host.config.address,
-        port: await openIncoming(host, input.guest, input.attempt, input.capabilities),
-        leasePort: lease.port,
-      }));
+      return await runStep(deps, 'memory', input, async () => {
+        lease.forget(input.attempt);
+        return { host: host.config.address, port: await openIncoming(host, input.guest, input.attempt, input.capabilities), leasePort: lease.port };
+      });
     },
 
     /** R5: proves the incoming QEMU dead, or says that it must not be ended, since the guest may have run there. */
     async destroyIncoming(input: MigrationRef): Promise<{ destroyed: boolean }> {
       return await runStep(deps, 'memory', input, async () => {
         await deps.switchovers.leave(input.guest);
+        // What became of this QEMU says nothing about the next one of the same attempt.
+        lease.forget(input.attempt);
         return { destroyed: await destroyIncoming(host, input.guest, input.attempt) };
       });
     },

@@ -97,7 +97,7 @@ class HandOver {
   private readonly moments: Partial<SourceWindow> = {};
   private readonly timers = new Set<NodeJS.Timeout>();
   private lease: Lease | undefined;
-  private budget: NodeJS.Timeout[] | undefined;
+  private budget: NodeJS.Timeout | undefined;
   private marked: Promise<void> | undefined;
   private cancelsSent = false;
   /** Mirrors that this very object saw end well: a job that is not there is no proof of anything. */
@@ -221,7 +221,7 @@ class HandOver {
   private async followRunState(): Promise<void> {
     const { status } = await this.qmp.execute('query-status', undefined, { signal: this.giveUp.signal });
     if (status !== 'paused' && status !== 'running') return;
-    this.budget?.forEach(clearTimeout);
+    clearTimeout(this.budget);
     this.budget = undefined;
     const wasRunning = status === 'running';
     if (sourceRecord(this.host, this.guest).wasRunning === wasRunning) return;
@@ -238,11 +238,7 @@ class HandOver {
     this.signals.paused();
     this.signals.note('QEMU pauses the guest');
     const left = Math.max(0, since + this.plan.maxDowntimeMs - Date.now());
-    this.budget = [
-      this.later(left, () => this.abandon('downtime-budget', `its disks could not be finished inside the downtime budget of ${this.plan.maxDowntimeMs} ms`)),
-      // QMP may be silent while QEMU drains requests in flight; a link that is too slow for that, or dead, is cut out of band.
-      this.later(left + LAST_MS, () => void this.cutConnections()),
-    ];
+    this.budget = this.later(left, () => this.abandon('downtime-budget', `its disks could not be finished inside the downtime budget of ${this.plan.maxDowntimeMs} ms`));
     void this.lease?.lost(Math.max(250, this.plan.maxDowntimeMs), this.giveUp.signal).then((loss) => this.budget && this.abandon(loss.kind, loss.message), () => undefined);
   }
 
@@ -252,12 +248,18 @@ class HandOver {
     const { attempt, targets, to } = this.plan;
     this.marked = this.host.store.setOwnership(this.guest, { state: 'handed-over', attempt, to });
     this.marked.catch(() => undefined);
+    const over = new Promise<never>((_resolve, reject) => signal.addEventListener('abort', () => reject(signal.reason as Error)));
+    over.catch(() => undefined);
+    const forecast = new DrainForecast();
     // Until remaining is 0 nothing is asked of the mirrors, so giving up costs nothing: they are READY still. There is no event for it.
     for (;;) {
-      const states = await mirrorStates(this.qmp, targets, attempt);
+      // QMP may be silent while QEMU drains: the budget ends the wait all the same.
+      const states = await Promise.race([mirrorStates(this.qmp, targets, attempt), over]);
       assertMirroring(states);
       signal.throwIfAborted();
       if (states.every(({ remainingBytes }) => remainingBytes === 0)) break;
+      const needsMs = forecast.needsMs(states.reduce((sum, { remainingBytes }) => sum + remainingBytes, 0));
+      if (needsMs !== undefined && needsMs > Math.max(0, this.leftOfBudgetMs)) this.abandon('downtime-budget', `its disks would need ${Math.round(needsMs)} ms more, beyond the downtime budget of ${this.plan.maxDowntimeMs} ms`);
       await delay(2, undefined, { signal });
     }
     this.moments.drained = Date.now();
@@ -307,9 +309,9 @@ class HandOver {
 
   /** Gives the try up before the point of no return: the guest runs on here, with its mirrors READY where that can be had. */
   private async runOn(reason: GiveUp): Promise<HandOverResult> {
-    // What is left of the budget may be used to keep the copy of the disks.
-    const leftMs = Math.round(Math.max(0, (this.moments.stopped ?? 0) + this.plan.maxDowntimeMs - Date.now())) + LAST_MS;
-    const limitMs = this.budget || reason.kind === 'interrupted' ? LAST_MS : HANG_MS;
+    // What is left of the budget may be used to keep the copy of the disks. The cancel itself waits for what the mirrors have in flight.
+    const leftMs = Math.round(Math.max(0, this.leftOfBudgetMs)) + LAST_MS;
+    const limitMs = this.budget || reason.kind === 'interrupted' ? leftMs : HANG_MS;
     const rearmed = this.cancelsSent && reason.kind !== 'mirror-failed' && reason.kind !== 'peer-silent' ? await this.rearm(leftMs) : !this.cancelsSent;
     const end = await cancelMigration(this.qmp, limitMs, () => this.cutConnections());
     // A cancel that came too late: everything was handed over, and the table of R4 decides.
@@ -339,6 +341,10 @@ class HandOver {
     );
   }
 
+  private get leftOfBudgetMs(): number {
+    return (this.moments.stopped ?? 0) + this.plan.maxDowntimeMs - Date.now();
+  }
+
   private async ownAgain(): Promise<void> {
     await this.marked?.catch(() => undefined);
     await this.host.store.setOwnership(this.guest, { state: 'owner', since: new Date().toISOString() });
@@ -359,6 +365,22 @@ class HandOver {
     const timer = setTimeout(action, ms);
     this.timers.add(timer);
     return timer;
+  }
+}
+
+/** Enough of a drain to know its rate: several steps of the mirror, and a small part of any budget. */
+const FORECAST_MS = 60;
+
+/** How long the drain of a paused guest's mirrors still takes: a try that cannot succeed is given up before it has cost the guest its whole budget. */
+class DrainForecast {
+  private first: { atMs: number; bytes: number } | undefined;
+
+  /** Milliseconds from now; undefined as long as nobody can say. */
+  needsMs(bytes: number): number | undefined {
+    const atMs = performance.now();
+    this.first ??= { atMs, bytes };
+    const [spanMs, drained] = [atMs - this.first.atMs, this.first.bytes - bytes];
+    return spanMs < FORECAST_MS || drained <= 0 ? undefined : (bytes * spanMs) / drained;
   }
 }
 

@@ -1,5 +1,5 @@
 import type { QmpConnection } from '../qmp/connection';
-import { QmpTimeout } from '../qmp/errors';
+import { QmpCommandFailed, QmpTimeout } from '../qmp/errors';
 
 export interface MigrationSettings {
   /** Where the destination's QEMU listens; an IPv6 address without brackets. */
@@ -84,29 +84,64 @@ export function outgoingState(status: string | undefined): OutgoingState {
  */
 export async function migrationState(qmp: QmpConnection): Promise<OutgoingState> {
   const [{ status }, run] = await Promise.all([qmp.execute('query-migrate'), qmp.execute('query-status')]);
-  const state = outgoingState(status);
-  if (state !== 'completed' || run.status === 'postmigrate') return state;
-  // QEMU says `completed` a moment before the run state follows.
-  return run.status === 'finish-migrate' ? 'continued' : 'none';
+  return stateOf(status, run.status);
 }
 
+function stateOf(status: string | undefined, runState: string): OutgoingState {
+  const state = outgoingState(status);
+  if (state !== 'completed' || runState === 'postmigrate') return state;
+  // QEMU says `completed` a moment before the run state follows.
+  return runState === 'finish-migrate' ? 'continued' : 'none';
+}
+
+/** How often the state is looked at while a migration ends: not all that matters has an event. */
+const LOOK_MS = 20;
+/** QEMU cancels in far less; one that takes longer has run into its own race. */
+const STUCK_MS = 100;
+const CANCELLED_MS = 20_000;
+
 /**
- * Cancels the migration and gives the state in which it ended: `completed` if the cancel came too late. A QEMU that does not answer within
- * `hangMs` is freed out of band by `free`. Nothing happens if none is under way.
+ * Cancels the migration and gives the state in which it ended: `completed` if the cancel came too late. A QEMU that hangs, or is still pausing
+ * its guest, for `hangMs` is freed out of band by `free`. Nothing happens if none is under way.
+ *
+ * QEMU (7.2, migration_maybe_pause) takes a cancel that meets it between STOP and `pre-switchover` for nothing to wake up for: it stays
+ * `cancelling` with the guest paused, for ever (seen in tests, as a command that waits for the drain is carried out just then). So a guest
+ * that is being paused is let come to `pre-switchover` first; and a migration that is stuck is woken by `migrate-continue` with
+ * `state: cancelling`, which QEMU takes only in that state, and from which nothing but the end of the migration follows.
  */
 export async function cancelMigration(qmp: QmpConnection, hangMs: number, free: () => Promise<void> = () => yankMigration(qmp)): Promise<OutgoingState> {
   const events = qmp.listen('MIGRATION');
+  const began = performance.now();
+  let freed = false;
+  const hangs = async (error?: unknown) => {
+    if (error instanceof Error && !(error instanceof QmpTimeout)) throw error;
+    if (!freed) await free();
+    freed = true;
+  };
+  let askedAt: number | undefined;
   try {
-    await qmp.execute('migrate_cancel', undefined, { timeoutMs: hangMs }).catch(async (error: unknown) => {
-      if (!(error instanceof QmpTimeout)) throw error;
-      await free();
-    });
     for (;;) {
-      const state = await migrationState(qmp);
-      if (state !== 'active' && state !== 'pre-switchover' && state !== 'continued') return state;
-      // A `completed` whose run state follows has no event of its own.
-      await events.next({ timeoutMs: state === 'continued' ? 50 : 20_000 }).catch((error: unknown) => {
-        if (!(error instanceof QmpTimeout) || state !== 'continued') throw error;
+      const [{ status }, run] = await Promise.all([qmp.execute('query-migrate', undefined, { timeoutMs: freed ? CANCELLED_MS : hangMs }), qmp.execute('query-status', undefined, { timeoutMs: freed ? CANCELLED_MS : hangMs })]).catch(async (error: unknown) => {
+        await hangs(error);
+        return [{ status: 'unknown' as const }, { status: 'unknown' }] as const;
+      });
+      const state = stateOf(status, run.status);
+      if (status !== 'unknown' && state !== 'active' && state !== 'pre-switchover' && state !== 'continued') return state;
+      const elapsed = performance.now() - began;
+      const pausing = status === 'active' && run.status === 'finish-migrate';
+      if (elapsed > CANCELLED_MS) throw new QmpTimeout(qmp.path, Math.round(elapsed), { what: 'end of the cancelled migration' });
+      if (pausing && elapsed > hangMs) await hangs();
+      if (askedAt === undefined && status !== 'unknown' && !pausing && state !== 'continued') {
+        askedAt = performance.now();
+        await qmp.execute('migrate_cancel', undefined, { timeoutMs: hangMs }).catch(hangs);
+      } else if (status === 'cancelling' && run.status === 'finish-migrate' && askedAt !== undefined && performance.now() - askedAt > STUCK_MS) {
+        askedAt = performance.now();
+        await qmp.execute('migrate-continue', { state: 'cancelling' }, { timeoutMs: hangMs }).catch((error: unknown) => {
+          if (!(error instanceof QmpCommandFailed)) return hangs(error);
+        });
+      }
+      await events.next({ timeoutMs: LOOK_MS }).catch((error: unknown) => {
+        if (!(error instanceof QmpTimeout)) throw error;
       });
     }
   } finally {

@@ -115,7 +115,7 @@ export interface QmpCommands {
   /** Answers at once; MIGRATION events and `query-migrate` tell the rest. In the URI, and only there, IPv6 has brackets. */
   migrate: { arguments: { uri: string }; returns: None };
   /** The point of no return (§5). QEMU dies, or blocks get lost, if a mirror is dirty: none may exist. */
-  'migrate-continue': { arguments: { state: 'pre-switchover' }; returns: None };
+  'migrate-continue': { arguments: { state: 'pre-switchover' | 'cancelling' }; returns: None };
   /** The guest runs on at the source if it ran before. Does nothing if none is under way. */
   migrate_cancel: { arguments: None; returns: None };
 

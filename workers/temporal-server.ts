@@ -10,6 +10,7 @@ import { SEARCH_ATTRIBUTES } from '../workflows/messages';
 export interface TemporalServer {
   address: string;
   uiUrl: string;
+  pid: number;
   stop(): Promise<void>;
 }
 
@@ -60,6 +61,7 @@ export async function startTemporalServer(options: { port: number; uiPort: numbe
   return {
     address,
     uiUrl: `http://127.0.0.1:${uiPort}`,
+    pid: child.pid!,
     stop: async () => {
       child.kill('SIGTERM');
       const timer = setTimeout(() => child.kill('SIGKILL'), 5_000);

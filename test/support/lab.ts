@@ -1,5 +1,5 @@
 import { execFileSync } from 'node:child_process';
-import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, truncateSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, rmSync, statSync, truncateSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { historyToJSON } from '@temporalio/common/lib/proto-utils';
@@ -15,6 +15,7 @@ import { devHostConfig } from '../../workers/dev';
 import { type RunningAgent, startHostAgent } from '../../workers/host-agent';
 import { installRuntime } from '../../workers/logger';
 import { freePort, startTemporalServer, type TemporalServer } from '../../workers/temporal-server';
+import { leftovers, qemuProcesses } from './leftovers';
 
 export const MIB = 2 ** 20;
 /** Odd on purpose: see shared facts on QEMU 7.2 under TCG. */
@@ -225,46 +226,14 @@ export class Lab {
     throw new Error(`the migration of ${name} ended before phase ${phase}`);
   }
 
-  /** All processes whose command line names this host's folder: `pid program`. */
+  /** All QEMU processes of this host: `pid program`. */
   processes(host: string): string[] {
-    const folder = join(this.folder, host) + '/';
-    return readdirSync('/proc').filter((pid) => /^\d+$/.test(pid)).flatMap((pid) => {
-      try {
-        const argv = readFileSync(`/proc/${pid}/cmdline`, 'utf8').split('\0');
-        return argv[0]!.includes('qemu') && argv.some((argument) => argument.includes(folder)) ? [`${pid} ${argv[0]}`] : [];
-      } catch {
-        return [];
-      }
-    });
+    return qemuProcesses(join(this.folder, host));
   }
 
-  /**
-   * Everything on a host, found by looking at processes, files, ports and QEMU itself, that should not be there when `guests` live there and
-   * no migration is under way. Empty if all is well.
-   */
+  /** See `leftovers`. */
   async leftovers(host: string, guests: string[]): Promise<string[]> {
-    const found: string[] = [];
-    const processes = this.processes(host);
-    if (processes.length !== guests.length) found.push(`${processes.length} QEMU processes instead of ${guests.length}: ${processes.join(', ')}`);
-    const list = (folder: string) => (existsSync(folder) ? readdirSync(folder) : []);
-    const { runDir, stateDir, ports } = this.config(host);
-    for (const name of list(runDir)) if (!guests.includes(name)) found.push(`run folder ${name}: ${list(join(runDir, name)).join(', ')}`);
-    for (const name of guests) for (const file of list(join(runDir, name))) if (!['qmp.sock', 'look.sock', 'hmp.sock', 'serial.sock', 'qemu.pid', 'qemu.log'].includes(file)) found.push(`run file ${name}/${file}`);
-    for (const name of list(join(stateDir, 'guests'))) {
-      if (!guests.includes(name)) found.push(`state of guest ${name}`);
-      else if (existsSync(join(stateDir, 'guests', name, 'attempt.json'))) found.push(`an attempt of ${name} is still on record`);
-    }
-    for (const image of list(join(this.folder, host, 'images'))) if (!guests.some((name) => image.startsWith(`${name}-`) && !/\.(vmferry|kept)-/.test(image))) found.push(`image ${image}`);
-    const listening = execFileSync('ss', ['-ltnpH'], { encoding: 'utf8' }).split('\n').filter((line) => processes.some((one) => line.includes(`pid=${one.split(' ')[0]},`)));
-    listening.forEach((line) => found.push(`listening: ${line.trim().replace(/\s+/g, ' ')} (ports ${ports.from}-${ports.to})`));
-    for (const name of guests) {
-      await this.look(host, name, async (qmp) => {
-        for (const job of await qmp.execute('query-jobs')) found.push(`job ${job.id} in ${name}`);
-        for (const one of await qmp.execute('query-block-exports')) found.push(`export ${one.id} in ${name}`);
-        for (const node of await qmp.execute('query-named-block-nodes', { flat: true })) if (/vmferry/.test(node['node-name'] ?? '') || /^nbd/.test(node.drv)) found.push(`node ${node['node-name']} in ${name}`);
-      });
-    }
-    return found;
+    return await leftovers(join(this.folder, host), this.config(host), guests);
   }
 
   /** The number of events in the history of a guest's last migration, and the run's id. */
