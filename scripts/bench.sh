@@ -6,4 +6,8 @@ VMFERRY_TEMPORAL=$(scripts/setup.sh --print-temporal)
 export VMFERRY_TEMPORAL
 name=$1
 shift
+if [[ $name == divergence && $EUID == 0 ]] && ! command -v gnuplot >/dev/null; then
+  echo "bench: installing gnuplot-nox for the plot" >&2
+  DEBIAN_FRONTEND=noninteractive apt-get -q install -y --no-install-recommends gnuplot-nox >&2
+fi
 exec node "dist/bench/$name.js" "$@"

@@ -42,6 +42,19 @@ describeWithNewerQemu('QEMU 10.0 beside 7.2', (binaries) => {
     await delay(50);
   };
 
+  test('a guest on 10.0 that writes three times what its copy carries is switched to write-blocking by block-job-change, without a pause, and arrives whole', async () => {
+    const guest = await lab.boot('new-b', 'live', { rate: '30M', disks: [{ sizeBytes: 64 * MIB }] });
+    let commands: string[] = [];
+    tap.once('new-b', 'query-blockstats', async () => await lab.setBandwidth('new-c', 'live', 10_000_000));
+    tap.once('new-b', 'migrate', () => void (commands = tap.sent.filter(({ path }) => path.includes('/new-b/')).map(({ command }) => command)));
+    const result = await lab.move('live', 'new-c', { maxDowntimeMs: 500 });
+    expect(result.decisions.map(({ what }) => what)).toEqual(expect.arrayContaining(['write-blocking by block-job-change']));
+    expect(commands).toContain('block-job-change');
+    expect(commands).not.toContain('stop');
+    await expectWhole(guest);
+    await expectClean(lab, { 'new-c': ['live'] });
+  }, 180_000);
+
   test('a guest of an old machine type moves from 7.2 to 10.0, and on to another 10.0, while it writes to two disks', async () => {
     const guest = await lab.boot('old-a', 'upgraded', WRITING);
     expect(await version('old-a', 'upgraded')).toBe('7.2');
