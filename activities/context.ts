@@ -51,6 +51,11 @@ export interface Step {
   tell: (news: News) => Promise<void>;
 }
 
+/** The fleet hears where a guest is also when the workflow that moved it is gone. Lost, it is no loss: the next report says as much. */
+export function announceSoon({ announce }: HostDependencies): void {
+  announce().catch(() => undefined);
+}
+
 /** Well below the heartbeat timeout of every activity. */
 const HEARTBEAT_MS = 1_000;
 

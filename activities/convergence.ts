@@ -4,7 +4,7 @@ import { assertMirroring, MirrorFailed, type MirrorState, mirrorStates, type Mir
 import { type QmpConnection } from '../qmp/connection';
 import { type Assessment, Supervision, SUPERVISION_TIMES, type Surroundings, type Verdict } from '../workflows/convergence';
 import type { DiskSample } from '../workflows/disk-trend';
-import { type HostDependencies, type MigrationRef, runStep } from './context';
+import { guarded, type HostDependencies, type MigrationRef, runStep } from './context';
 
 /** How often the mirrors are sampled; when all are ready every migration waits for the gate, so more often. */
 const SAMPLE_MS = 500;
@@ -22,6 +22,7 @@ export interface SuperviseInput extends MigrationRef {
 /** What the source does about mirrors that run: watches them, and applies remedies. Each is idempotent, and undone by `removeMirrors`. */
 export function convergenceActivities(deps: HostDependencies) {
   const { host } = deps;
+  const remedy = (guest: string) => ({ config: host.config, guest, startedAt: new Date().toISOString(), role: 'remedy' }) as const;
   return {
     /**
      * Watches every mirror until the memory may be moved: all are ready, and their drain would fit the budget. Tells the workflow when the verdict
@@ -71,7 +72,7 @@ export function convergenceActivities(deps: HostDependencies) {
 
     /** Holds the guest's writes back until every mirror is ready, at most for `ms`. */
     async nudge({ targets, ms, ...ref }: MigrationRef & { targets: MirrorTarget[]; ms: number }): Promise<void> {
-      await runStep(deps, 'converge', ref, async (step) => {
+      await runStep(deps, 'converge', ref, (step) => guarded(host, remedy(ref.guest), async () => {
         const { guest, attempt } = ref;
         const qmp = await host.monitor(guest).connection();
         const ready = qmp.listen('BLOCK_JOB_READY');
@@ -87,12 +88,12 @@ export function convergenceActivities(deps: HostDependencies) {
           ready.close();
           await liftThrottle(host, guest);
         }
-      });
+      }));
     },
 
     /** Makes the running mirrors write-blocking. Throws `RemedyFailed` if that cannot be had now; the mirrors go on as they were. */
     async makeWriteBlocking(input: MigrationRef & { targets: MirrorTarget[]; by: 'block-job-change' | 're-arm'; throughputBytesPerSecond: number; maxPauseMs: number }): Promise<{ pausedMs: number }> {
-      return await runStep(deps, 'converge', input, (step) => makeWriteBlocking(host, input.guest, { ...input, signal: step.ended }));
+      return await runStep(deps, 'converge', input, (step) => guarded(host, remedy(input.guest), () => makeWriteBlocking(host, input.guest, { ...input, signal: step.ended })));
     },
   };
 }

@@ -5,11 +5,15 @@ import type { DestinationAttempt } from '../hypervisor/guest-store';
 import { GuestStateError, type Host } from '../hypervisor/host';
 import { runFolder } from '../hypervisor/host-config';
 import { createImage, deleteMade } from '../hypervisor/images';
-import { type GuestPlan, inspectDestination, type Findings } from '../hypervisor/preflight';
+import { type GuestPlan, inspectDestination, leftBehind, type Findings } from '../hypervisor/preflight';
+import { retireCopy } from '../hypervisor/retire';
 import { ensureExports, type Exports, setBandwidth, stopStorageDaemon } from '../hypervisor/storage-daemon';
 import type { Task } from '../hypervisor/switchovers';
 import { destinationAttempt, destinationState, destroyIncoming, openIncoming, takeOver, type TakeOverResult } from '../hypervisor/takeover';
-import { attached, guarded, type HostDependencies, type MigrationRef, runStep } from './context';
+import { announceSoon, attached, guarded, type HostDependencies, type MigrationRef, runStep } from './context';
+
+/** How long the images of a copy are kept whose migration was terminated before it could say what becomes of them. */
+const LEFT_BEHIND_HOURS = 24;
 
 /** The destination's steps: each does what is missing, and each undo may find nothing to undo. */
 export function destinationActivities(deps: HostDependencies) {
@@ -29,6 +33,12 @@ export function destinationActivities(deps: HostDependencies) {
         if (leftover?.role === 'destination' && leftover.attempt !== attempt) {
           log.info({ leftover: leftover.attempt }, 'removes what an earlier attempt left here');
           await discard(host, guest, leftover);
+        }
+        const behind = leftBehind(host, plan);
+        if (behind) {
+          log.info({ leftover: behind.attempt }, 'puts aside the copy that the guest left here when it moved to where it is now');
+          await deps.switchovers.leave(guest);
+          await retireCopy(host, guest, behind.attempt, { sourceDisks: 'keep', keepHours: LEFT_BEHIND_HOURS });
         }
         if (!store.attempt(guest)) await store.setAttempt(guest, { role: 'destination', attempt, from, memoryBytes: plan.definition.memory, made: [] });
         await store.setOwnership(guest, { state: 'incoming', attempt, from });
@@ -113,10 +123,12 @@ export function destinationActivities(deps: HostDependencies) {
     /** The guest lives here now: ends the storage daemon and forgets the attempt. */
     async settleDestination(input: MigrationRef): Promise<void> {
       await runStep(deps, 'cleanup', input, async () => {
-        await deps.switchovers.leave(input.guest);
-        await stopGuard(host, input.guest);
-        await stopStorageDaemon(host, input.guest);
-        if (store.attempt(input.guest)?.attempt === input.attempt) await store.setAttempt(input.guest, undefined);
+        if (store.attempt(input.guest)?.attempt === input.attempt) {
+          await deps.switchovers.leave(input.guest);
+          await stopGuard(host, input.guest);
+          await stopStorageDaemon(host, input.guest);
+          await store.setAttempt(input.guest, undefined);
+        }
         lease.forget(input.attempt);
         await deps.announce();
       });
@@ -125,8 +137,9 @@ export function destinationActivities(deps: HostDependencies) {
 }
 
 /** Receives a guest in this agent, or finds that under way; a guard goes on with it if this agent dies (R9). */
-export async function receiveGuest({ host, lease, switchovers }: HostDependencies, guest: string, attempt: string): Promise<Task<TakeOverResult>> {
-  return await switchovers.start(guest, `receive ${attempt}`, async ({ leave }) => await guarded(host, { config: host.config, guest, startedAt: new Date().toISOString(), role: 'destination', attempt }, () => takeOver(host, lease, guest, attempt, leave)));
+export async function receiveGuest(deps: HostDependencies, guest: string, attempt: string): Promise<Task<TakeOverResult>> {
+  const { host, lease, switchovers } = deps;
+  return await switchovers.start(guest, `receive ${attempt}`, async ({ leave }) => await guarded(host, { config: host.config, guest, startedAt: new Date().toISOString(), role: 'destination', attempt }, () => takeOver(host, lease, guest, attempt, leave)).finally(() => announceSoon(deps)));
 }
 
 async function discard(host: Host, guest: string, record: DestinationAttempt): Promise<void> {

@@ -1,6 +1,9 @@
+import { setTimeout as delay } from 'node:timers/promises';
 import { ApplicationFailure } from '@temporalio/activity';
-import type { Client } from '@temporalio/client';
-import { type HostState, hostQuery } from '../workflows/messages';
+import { type Client, WorkflowNotFoundError } from '@temporalio/client';
+import { type HostState, hostQuery, hostWorkflowId } from '../workflows/messages';
+
+const LISTED_MS = 1_500;
 
 export type FleetActivities = ReturnType<typeof fleetActivities>;
 
@@ -9,9 +12,15 @@ export function fleetActivities(client: Client) {
   return {
     /** The host that has this guest. Refuses, with what is known, if there is none, or if `to` is that host or unknown. */
     async locateGuest({ guest, to }: { guest: string; to: string }): Promise<{ from: string }> {
-      const hosts = await knownHosts(client);
+      const on = (host: HostState) => host.guests.some(({ name, state }) => name === guest && !state.startsWith('arriving') && !state.startsWith('handed over'));
+      let hosts = await knownHosts(client, [to]);
+      if (!hosts.some(on)) {
+        // The list of hosts lags behind by about a second.
+        await delay(LISTED_MS);
+        hosts = await knownHosts(client, [to]);
+      }
       const names = hosts.map(({ name }) => name);
-      const having = hosts.filter((host) => host.guests.some(({ name, state }) => name === guest && !state.startsWith('arriving') && !state.startsWith('handed over')));
+      const having = hosts.filter(on);
       const reasons: string[] = [];
       if (!names.includes(to)) reasons.push(`there is no host "${to}" (known are: ${names.join(', ') || 'none; start an agent'})`);
       if (having.length === 0) reasons.push(`no host has a guest "${guest}" (known are: ${hosts.flatMap((host) => host.guests.map(({ name }) => `${name} on ${host.name}`)).sort().join(', ') || 'none'})`);
@@ -23,12 +32,19 @@ export function fleetActivities(client: Client) {
   };
 }
 
-/** What every host said last, in the order of their names. */
-export async function knownHosts(client: Client): Promise<HostState[]> {
-  const hosts: HostState[] = [];
-  for await (const { workflowId } of client.workflow.list({ query: 'WorkflowType = "host" AND ExecutionStatus = "Running"' })) {
-    const state = await client.workflow.getHandle(workflowId).query<HostState | undefined>(hostQuery.name);
-    if (state) hosts.push(state);
-  }
-  return hosts.sort((a, b) => a.name.localeCompare(b.name));
+/** What every host said last, in the order of their names. A host that has just come is listed only a moment later: `named` ones are asked all the same. */
+export async function knownHosts(client: Client, named: string[] = []): Promise<HostState[]> {
+  const ids = new Set(named.map(hostWorkflowId));
+  for await (const { workflowId } of client.workflow.list({ query: 'WorkflowType = "host" AND ExecutionStatus = "Running"' })) ids.add(workflowId);
+  const states = await Promise.all(
+    [...ids].map(async (id) => {
+      try {
+        return await client.workflow.getHandle(id).query<HostState | undefined>(hostQuery.name);
+      } catch (error) {
+        if (error instanceof WorkflowNotFoundError) return undefined;
+        throw error;
+      }
+    }),
+  );
+  return states.filter((state) => state !== undefined).sort((a, b) => a.name.localeCompare(b.name));
 }

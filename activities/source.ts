@@ -1,21 +1,17 @@
-import { rm } from 'node:fs/promises';
 import { setTimeout as delay } from 'node:timers/promises';
 import { endPause } from '../hypervisor/copy-mode';
-import { movingDisks } from '../hypervisor/definition';
 import { handOver, type HandOverPlan, type HandOverResult } from '../hypervisor/handover';
 import { stopGuard } from '../hypervisor/guard';
+import type { Attempt } from '../hypervisor/guest-store';
 import { liftThrottle, sourceRecord } from '../hypervisor/guest-throttle';
 import { GuestStateError, OwnershipUnknown } from '../hypervisor/host';
-import { runFolder } from '../hypervisor/host-config';
-import { putAside, wipe } from '../hypervisor/images';
-import { quitQemu } from '../hypervisor/launch';
 import { cancelMigration, migrationState } from '../hypervisor/migration';
 import { clearMirrors, type CopyMode, ensureMirrors, type MirrorTarget } from '../hypervisor/mirrors';
 import { type Findings, type GuestPlan, inspectSource } from '../hypervisor/preflight';
-import { attached, guarded, type HostDependencies, type MigrationRef, runStep } from './context';
+import { retireCopy, type SourceDisks } from '../hypervisor/retire';
+import { stopStorageDaemon } from '../hypervisor/storage-daemon';
+import { announceSoon, attached, guarded, type HostDependencies, type MigrationRef, runStep } from './context';
 import { watchMemory } from './memory-watch';
-
-export type SourceDisks = 'keep' | 'wipe';
 
 const HANG_MS = 2_000;
 
@@ -36,10 +32,7 @@ export function sourceActivities(deps: HostDependencies) {
         const monitor = host.monitor(guest);
         const record = store.attempt(guest);
         if (record?.attempt !== attempt) {
-          if (record) {
-            await cancelMigration(await monitor.connection(), HANG_MS);
-            await liftThrottle(host, guest);
-          }
+          if (record) await endEarlier(deps, guest, record);
           await clearMirrors(monitor, { silent: false, keep: attempt });
           await store.setAttempt(guest, { role: 'source', attempt, to, memoryTry: 0, wasRunning: true, ...(input.copyMode === 'write-blocking' && { writeBlocking: true }) });
         } else if (anew) {
@@ -83,7 +76,7 @@ export function sourceActivities(deps: HostDependencies) {
         const task = await deps.switchovers.start(guest, `hand over ${attempt} ${plan.memoryTry}`, (signals) =>
           guarded(host, { config: host.config, guest, startedAt: new Date().toISOString(), role: 'source', plan }, () =>
             handOver(host, guest, plan, { ...signals, paused: () => undefined, note: (what) => step.log.info(what) }),
-          ),
+          ).finally(() => announceSoon(deps)),
         );
         const over = new AbortController();
         const watching = watchMemory(host, input, step, over.signal);
@@ -129,26 +122,32 @@ export function sourceActivities(deps: HostDependencies) {
     async retireSource(input: MigrationRef & { sourceDisks: SourceDisks; keepHours: number }): Promise<void> {
       await runStep(deps, 'cleanup', input, async () => {
         const { guest, attempt } = input;
-        const definition = store.definition(guest);
         const ownership = store.ownership(guest);
-        if (!definition) return;
+        if (!store.definition(guest)) return;
         if (ownership?.state !== 'handed-over' || ownership.attempt !== attempt) throw new GuestStateError(`the copy of guest ${guest} on ${host.name} was not handed over by attempt ${attempt}: it is not thrown away`);
         await deps.switchovers.leave(guest);
-        await stopGuard(host, guest);
-        await quitQemu(host, guest);
-        const paths = movingDisks(definition).map((disk) => host.path(guest, disk.path));
-        if (input.sourceDisks === 'wipe') for (const path of paths) await wipe(path);
-        else {
-          const until = new Date(Date.now() + input.keepHours * 3_600_000).toISOString();
-          const aside = (await Promise.all(paths.map((path) => putAside(path, attempt)))).filter((path) => path !== undefined);
-          await store.setKept([...store.kept().filter((kept) => kept.attempt !== attempt), { guest, attempt, paths: aside, until }]);
-        }
-        await rm(runFolder(host.config, guest), { recursive: true, force: true });
-        await store.remove(guest);
+        await retireCopy(host, guest, attempt, input);
         await deps.announce();
       });
     },
   };
+}
+
+/** Ends what a migration that was terminated left of this guest here, whether it was to leave or had come. Throws if its window brought the guest away. */
+async function endEarlier(deps: HostDependencies, guest: string, record: Attempt): Promise<void> {
+  const { host, lease, switchovers } = deps;
+  await switchovers.leave(guest);
+  await stopGuard(host, guest);
+  if (host.store.ownership(guest)?.state !== 'owner') throw unknownOwner(guest, record.role === 'source' ? record.to : host.name);
+  if (record.role === 'destination') {
+    await stopStorageDaemon(host, guest);
+    lease.forget(record.attempt);
+    return;
+  }
+  const qmp = await host.monitor(guest).connection();
+  await cancelMigration(qmp, HANG_MS);
+  await endPause(host, guest, qmp);
+  await liftThrottle(host, guest);
 }
 
 /** Transient states must not be taken for facts: who runs the guest must be found out. */

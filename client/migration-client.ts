@@ -101,7 +101,7 @@ export class MigrationClient {
 
   /** Runs one operation on a host and gives its result. Throws `VmferryError` with the host's own reasons. */
   async onHost<Name extends keyof GuestActivities>(host: string, command: Name, input?: Parameters<GuestActivities[Name]>[0]): Promise<Awaited<ReturnType<GuestActivities[Name]>>> {
-    const hosts = await this.hosts();
+    const hosts = await knownHosts(this.temporal, [host]);
     if (!hosts.some(({ name }) => name === host)) throw new VmferryError('HostUnreachable', `there is no host "${host}" (known are: ${hosts.map(({ name }) => name).join(', ') || 'none; start an agent'})`);
     const running = this.temporal.workflow.execute<typeof hostCommand>('hostCommand', {
       workflowId: `command/${host}/${command}/${randomUUID()}`,

@@ -3,7 +3,7 @@ import type { QmpConnection } from '../qmp/connection';
 import type { SourceAttempt } from './guest-store';
 import { liftThrottle, sourceRecord, throttleGuest } from './guest-throttle';
 import type { Host } from './host';
-import { assertMirroring, ensureMirrors, finishMirrors, mirrorNames, mirrorStates, type MirrorTarget, yankDisks } from './mirrors';
+import { assertMirroring, ensureMirrors, finishMirrors, MirrorFailed, mirrorNames, mirrorStates, type MirrorTarget, yankDisks } from './mirrors';
 
 /** A remedy could not be applied now; nothing has changed. */
 export class RemedyFailed extends Error {
@@ -21,8 +21,8 @@ export interface SwitchOptions {
   signal: AbortSignal;
 }
 
-/** The guest's writes are held to this part of the link while the mirrors catch up for the switch. */
-const THROTTLE_TO = 0.2;
+/** The guest's writes are held to this part of the link while the mirrors catch up for the switch: hard, so that it is over soon. */
+const THROTTLE_TO = 0.05;
 /** The guest is stopped when what remains can be drained in this part of the longest pause: draining, ending and making anew takes the rest. */
 const DRAIN_PART = 0.3;
 /** How long the mirrors may take to catch up with a throttled guest, beyond what the link needs for what remains. */
@@ -87,8 +87,11 @@ async function switchInPause(host: Host, guest: string, qmp: QmpConnection, { at
       if (over.aborted) throw new RemedyFailed(`the mirrors could not be finished within ${maxPauseMs} ms: they were not made write-blocking`);
       await delay(2);
     }
-    await finishMirrors(qmp, targets, attempt, over);
-    await ensureMirrors(qmp, targets, attempt, { sync: 'none', copyMode: 'write-blocking', signal: over });
+    await finishMirrors(qmp, targets, attempt, over)
+      .then(() => ensureMirrors(qmp, targets, attempt, { sync: 'none', copyMode: 'write-blocking', signal: over }))
+      .catch((error: Error) => {
+        throw error.name === 'TimeoutError' ? new MirrorFailed(`the mirrors could not be made anew within ${maxPauseMs} ms: the copy begins again`) : error;
+      });
     await host.store.patchAttempt<SourceAttempt>(guest, { writeBlocking: true });
   } finally {
     clearTimeout(cut);
@@ -103,4 +106,10 @@ export async function endPause(host: Host, guest: string, qmp: QmpConnection): P
   if (record?.role !== 'source' || !record.pausedToSwitch) return;
   if ((await qmp.execute('query-status')).status === 'paused') await qmp.execute('cont');
   await host.store.patchAttempt<SourceAttempt>(guest, { pausedToSwitch: undefined });
+}
+
+/** Ends what a remedy does to a guest for a moment, when the one who did it has died: the guest runs, and writes as it may. */
+export async function endRemedy(host: Host, guest: string): Promise<void> {
+  await endPause(host, guest, await host.monitor(guest).connection());
+  await liftThrottle(host, guest);
 }

@@ -1,6 +1,7 @@
 import { readFileSync, writeFileSync } from 'node:fs';
 import { setTimeout as delay } from 'node:timers/promises';
 import { QmpMonitorBusy } from '../qmp/errors';
+import { endRemedy } from './copy-mode';
 import type { GuardJob } from './guard';
 import { guardSource } from './handover';
 import { Host } from './host';
@@ -37,8 +38,14 @@ async function main(): Promise<void> {
 
 async function act(host: Host): Promise<void> {
   const { guest } = job;
-  if (job.role === 'source') await guardSource(host, guest, job.plan, leave.signal);
-  else await takeOver(host, undefined, guest, job.attempt, leave.signal);
+  switch (job.role) {
+    case 'source':
+      return await guardSource(host, guest, job.plan, leave.signal);
+    case 'destination':
+      return void (await takeOver(host, undefined, guest, job.attempt, leave.signal));
+    case 'remedy':
+      return await endRemedy(host, guest);
+  }
 }
 
 main().then(

@@ -7,10 +7,15 @@ import { readJson, writeDurably } from './durable';
 import type { HandOverPlan } from './handover';
 import type { Host } from './host';
 import type { HostConfig } from './host-config';
-import { processOfPidFile, terminate } from './processes';
+import { ProcessFailed, processOfPidFile, terminate } from './processes';
 
 /** What a guard needs to know; beside the guest's sockets, for a restarted agent to find. */
-export type GuardJob = { config: HostConfig; guest: string; startedAt: string } & ({ role: 'source'; plan: HandOverPlan } | { role: 'destination'; attempt: string });
+export type GuardJob = { config: HostConfig; guest: string; startedAt: string } & (
+    | { role: 'source'; plan: HandOverPlan }
+    | { role: 'destination'; attempt: string }
+    /** A remedy holds the guest, or its writes, for a moment. */
+    | { role: 'remedy' }
+  );
 
 const JOB_FILE = 'guard.json';
 const PID_FILE = 'guard.pid';
@@ -29,14 +34,14 @@ export class Guard {
 
   /** Resolves when the guard watches. Throws if it cannot be started: without one no memory is moved. */
   static async start(host: Host, job: GuardJob): Promise<Guard> {
-    if (!PROGRAM) throw new Error('the guard program is not built: run npm run build');
+    if (!PROGRAM) throw new ProcessFailed('the guard program is not built: run npm run build');
     await stopGuard(host, job.guest);
     await writeDurably(host.runFile(job.guest, JOB_FILE), JSON.stringify(job));
     const pidFile = host.runFile(job.guest, PID_FILE);
     const child = spawn(process.execPath, [PROGRAM, host.runFile(job.guest, JOB_FILE), pidFile], { detached: true, stdio: ['pipe', 'pipe', 'ignore'], cwd: '/' });
     child.stdin.on('error', () => undefined);
     const watches = once(child.stdout, 'data');
-    const ended = once(child, 'exit').then(([code]) => Promise.reject(new Error(`the guard of guest ${job.guest} ended at start with exit code ${code}`)));
+    const ended = once(child, 'exit').then(([code]) => Promise.reject(new ProcessFailed(`the guard of guest ${job.guest} ended at start with exit code ${code}`)));
     ended.catch(() => undefined);
     await Promise.race([watches, ended]);
     child.unref();

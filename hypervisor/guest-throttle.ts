@@ -23,8 +23,8 @@ export async function throttleGuest(host: Host, guest: string, devices: string[]
     before = blocks.filter((block) => isOneOf(block, devices)).map(limitsOf);
     await host.store.patchAttempt<SourceAttempt>(guest, { throttledFrom: before });
   }
-  const bps_wr = Math.max(1, Math.round(bytesPerSecond));
-  await apply(monitor, before.map((limits) => ({ ...limits, bps: 0, bps_wr, group: GROUP })));
+  const rate = Math.max(1, Math.round(bytesPerSecond));
+  await apply(monitor, before.map((limits) => limited(limits, rate)));
 }
 
 /** Brings back the limits that the guest's disks had before `throttleGuest`; nothing happens if there was none. */
@@ -33,6 +33,13 @@ export async function liftThrottle(host: Host, guest: string): Promise<void> {
   if (record?.role !== 'source' || !record.throttledFrom) return;
   if (host.process(guest)) await apply(host.monitor(guest), record.throttledFrom);
   await host.store.patchAttempt<SourceAttempt>(guest, { throttledFrom: undefined });
+}
+
+/** A disk that has limits of its own keeps them, and its group: it is only held lower. QEMU takes a limit for all, or for writes, not both. */
+function limited(own: IoThrottle, rate: number): IoThrottle {
+  if (own.bps > 0) return { ...own, bps: Math.min(own.bps, rate) };
+  if (own.bps_wr > 0) return { ...own, bps_wr: Math.min(own.bps_wr, rate) };
+  return { ...own, bps_wr: rate, group: own.bps_rd + own.iops + own.iops_rd + own.iops_wr > 0 ? own.group! : GROUP };
 }
 
 async function apply(monitor: QmpMonitor, limits: IoThrottle[]): Promise<void> {

@@ -2,6 +2,7 @@ import { setTimeout as delay } from 'node:timers/promises';
 import type { QmpConnection } from '../qmp/connection';
 import { QmpCommandFailed } from '../qmp/errors';
 import { eventTimeMs, type QmpEventQueue } from '../qmp/event-queue';
+import { DrainForecast } from './drain-forecast';
 import type { SourceAttempt } from './guest-store';
 import { sourceRecord } from './guest-throttle';
 import type { Host } from './host';
@@ -26,6 +27,8 @@ export interface HandOverPlan {
   maxDowntimeMs: number;
   /** How long memory may be copied before the try is given up, in milliseconds. */
   memoryDeadlineMs: number;
+  /** How long nothing may be sent, with the guest running, before the try is given up, in milliseconds. */
+  memoryStallMs: number;
 }
 
 export type GiveUpKind = 'downtime-budget' | 'memory-deadline' | 'mirror-failed' | 'migration-failed' | 'interrupted' | 'cancelled' | LeaseLoss['kind'];
@@ -70,6 +73,7 @@ const HANG_MS = 2_000;
  * the disks and lets the guest run at once.
  */
 const LAST_MS = 120;
+const STALL_LOOK_MS = 1_000;
 /** How long the destination's agent may take to answer before the memory is sent. */
 const MEET_MS = 15_000;
 
@@ -195,6 +199,7 @@ class HandOver {
   /** Memory is copied until little enough remains; then QEMU pauses the guest and waits. */
   private async awaitPreSwitchover(events: Events): Promise<void> {
     const deadline = this.later(this.plan.memoryDeadlineMs, () => this.abandon('memory-deadline', `its memory did not converge within ${this.plan.memoryDeadlineMs / 1000} s`));
+    void this.watchStall();
     // Asked only now: whatever happens from here on is in `events`.
     let state = await migrationState(this.qmp);
     while (state !== 'pre-switchover') {
@@ -215,6 +220,17 @@ class HandOver {
     clearTimeout(deadline);
     this.startBudget(Date.now());
     this.moments.preSwitchover ??= Date.now();
+  }
+
+  /** A link that carries nothing is no event: what was sent is looked at, until the guest is paused. */
+  private async watchStall(): Promise<void> {
+    let [sent, since] = [-1, performance.now()];
+    while (!this.budget && !this.giveUp.signal.aborted && !this.signals.leave.aborted && this.qmp.isOpen) {
+      const { ram } = await this.qmp.execute('query-migrate').catch(() => ({ ram: undefined }));
+      if (ram && ram.transferred !== sent) [sent, since] = [ram.transferred, performance.now()];
+      if (performance.now() - since > this.plan.memoryStallMs) this.abandon('memory-deadline', `nothing of its memory was sent for ${Math.round(this.plan.memoryStallMs / 1000)} s: the destination hangs, or the link is dead`);
+      await delay(STALL_LOOK_MS, undefined, { signal: this.giveUp.signal }).catch(() => undefined);
+    }
   }
 
   /** A guest that its operator paused or resumed while its memory moves arrives as it is. QEMU's own pause for the switchover looks the same at first. */
@@ -365,22 +381,6 @@ class HandOver {
     const timer = setTimeout(action, ms);
     this.timers.add(timer);
     return timer;
-  }
-}
-
-/** Enough of a drain to know its rate: several steps of the mirror, and a small part of any budget. */
-const FORECAST_MS = 60;
-
-/** How long the drain of a paused guest's mirrors still takes: a try that cannot succeed is given up before it has cost the guest its whole budget. */
-class DrainForecast {
-  private first: { atMs: number; bytes: number } | undefined;
-
-  /** Milliseconds from now; undefined as long as nobody can say. */
-  needsMs(bytes: number): number | undefined {
-    const atMs = performance.now();
-    this.first ??= { atMs, bytes };
-    const [spanMs, drained] = [atMs - this.first.atMs, this.first.bytes - bytes];
-    return spanMs < FORECAST_MS || drained <= 0 ? undefined : (bytes * spanMs) / drained;
   }
 }
 

@@ -6,6 +6,7 @@ import { QmpMonitorBusy, QmpProtocolError } from '../qmp/errors';
 import { findBlock } from './blocks';
 import { qemuArguments } from './command-line';
 import { allDisks, type Definition, InvalidDefinition, movingDisks } from './definition';
+import type { Ownership } from './guest-store';
 import { type Host } from './host';
 import { resolvePath } from './host-config';
 import { imageInfo, missingFolders } from './images';
@@ -38,6 +39,8 @@ export interface GuestPlan {
   features: { writeBlockingLive: boolean; rearm: boolean; ioThrottle: boolean };
   /** Names of the memory migration's settings that this QEMU has. */
   memoryFeatures: string[];
+  /** The attempt that brought the guest to where it is: what proves a copy that this attempt left elsewhere to be out of date. */
+  arrivedBy?: string;
   /** What the source's configuration gives for fields that a migration's input leaves out. */
   defaults: Record<string, unknown>;
 }
@@ -67,7 +70,7 @@ export async function inspectSource(host: Host, guest: string, attempt: string):
     if (error instanceof QmpMonitorBusy || error instanceof QmpProtocolError) return { blockers: [...blockers, error.message], warnings };
     throw error;
   }
-  const [commands, capabilities, parameters, status, migration, jobs, blocks, version] = await Promise.all([qmp.execute('query-commands'), qmp.execute('query-migrate-capabilities'), qmp.execute('query-migrate-parameters'), qmp.execute('query-status'), qmp.execute('query-migrate'), qmp.execute('query-jobs'), qmp.execute('query-block'), qmp.execute('query-version')]);
+  const [commands, capabilities, parameters, status, migration, jobs, blocks, nodes, version] = await Promise.all([qmp.execute('query-commands'), qmp.execute('query-migrate-capabilities'), qmp.execute('query-migrate-parameters'), qmp.execute('query-status'), qmp.execute('query-migrate'), qmp.execute('query-jobs'), qmp.execute('query-block'), qmp.execute('query-named-block-nodes', { flat: true }), qmp.execute('query-version')]);
   if (!['running', 'paused'].includes(status.status) && ownership?.state === 'owner') blockers.push(`guest "${guest}" is in state "${status.status}": only a running or paused guest can move`);
   for (const reason of migration['blocked-reasons'] ?? []) blockers.push(`QEMU cannot migrate guest "${guest}": ${reason}`);
   jobs.filter(({ id }) => !id.startsWith(OURS)).forEach((job) => blockers.push(`another block job is under way: ${job.type} "${job.id}" (${job.status}): let it end, or cancel and dismiss it`));
@@ -79,11 +82,18 @@ export async function inspectSource(host: Host, guest: string, attempt: string):
       blockers.push(`disk ${disk.id} of the definition is not attached to the running guest (it has ${blocks.map((one) => one.device || one.qdev || '?').join(', ')})`);
       continue;
     }
+    // A mirror that an earlier attempt left is on top of the disk, and goes before the new one starts: what is behind it stays.
+    const behind = nodes.filter((node) => node.file === block.file && node.drv === disk.format && !node['node-name']?.startsWith(OURS));
+    const device = block.nodeName?.startsWith(OURS) ? behind[0]?.['node-name'] : block.device;
+    if (device === undefined || (block.nodeName?.startsWith(OURS) && behind.length > 1)) {
+      blockers.push(`a mirror that an earlier attempt left hides disk ${disk.id} (node ${block.nodeName}), and what is behind it cannot be told: cancel and dismiss the jobs that begin with ${OURS}`);
+      continue;
+    }
     const path = host.path(guest, disk.path);
     const info = await imageInfo(host, path, disk.format);
     if (info.snapshots.length > 0) blockers.push(`disk ${disk.id} has internal snapshots (${info.snapshots.join(', ')}), which a mirror does not carry: delete them (qemu-img snapshot -d)`);
     const allocatedBytes = info.blockDevice ? block.sizeBytes : statSync(path).blocks * 512;
-    disks.push({ id: disk.id, path: disk.path, format: disk.format, cache: disk.cache, device: block.device, sizeBytes: block.sizeBytes, allocatedBytes, blockDevice: info.blockDevice });
+    disks.push({ id: disk.id, path: disk.path, format: disk.format, cache: disk.cache, device, sizeBytes: block.sizeBytes, allocatedBytes, blockDevice: info.blockDevice });
   }
   const defined = new Set(allDisks(definition).map((disk) => findBlock(blocks, disk)?.device));
   for (const block of blocks) {
@@ -101,7 +111,13 @@ export async function inspectSource(host: Host, guest: string, attempt: string):
   const known = new Set(commands.map(({ name }) => name));
   const features = { writeBlockingLive: known.has('block-job-change'), rearm: known.has('blockdev-mirror'), ioThrottle: known.has('block_set_io_throttle') };
   const memoryFeatures = [...capabilities.map(({ capability }) => capability), ...Object.keys(parameters)];
-  return { blockers, warnings, plan: { definition: pinned, disks, running: status.running, features, memoryFeatures, defaults: host.config.migration } };
+  return { blockers, warnings, plan: { definition: pinned, disks, running: status.running, features, memoryFeatures, defaults: host.config.migration, ...(ownership?.state === 'owner' && ownership.attempt !== undefined && { arrivedBy: ownership.attempt }) } };
+}
+
+/** The copy that a guest left on this host when it moved to where it is now, if the migration that moved it was ended before it was retired. */
+export function leftBehind(host: Host, { definition, arrivedBy }: GuestPlan): Ownership & { state: 'handed-over' } | undefined {
+  const ownership = host.store.ownership(definition.name);
+  return ownership?.state === 'handed-over' && ownership.attempt === arrivedBy ? ownership : undefined;
 }
 
 /** Asks the destination everything that could stop this guest from coming. Changes nothing. */
@@ -112,8 +128,10 @@ export async function inspectDestination(host: Host, plan: GuestPlan, attempt: s
   const here = host.store.attempt(guest);
   const ownership = host.store.ownership(guest);
   const leftover = here?.role === 'destination' && ownership?.state !== 'owner' ? here : undefined;
-  if (ownership && !leftover) blockers.push(`guest "${guest}" is defined on ${host.name} already (${ownership.state}): remove that copy first (vmferry vm remove ${guest} --host ${host.name})`);
-  if (host.process(guest) && !leftover) blockers.push(`a QEMU of guest "${guest}" runs on ${host.name} already`);
+  const behind = leftBehind(host, plan);
+  const imagesBehind = behind ? movingDisks(host.definition(guest)).map((disk) => host.path(guest, disk.path)) : [];
+  if (ownership && !leftover && !behind) blockers.push(`guest "${guest}" is defined on ${host.name} already (${ownership.state}): remove that copy first (vmferry vm remove ${guest} --host ${host.name})`);
+  if (host.process(guest) && !leftover && !behind) blockers.push(`a QEMU of guest "${guest}" runs on ${host.name} already`);
   await collect(blockers, async () => {
     const emulator = emulatorPath(host, definition.emulator);
     const machines = await run(emulator, ['-machine', 'help']);
@@ -134,7 +152,7 @@ export async function inspectDestination(host: Host, plan: GuestPlan, attempt: s
         return;
       }
       // A link to nowhere exists too: the image could not be made there.
-      if (lstatSync(path, { throwIfNoEntry: false }) && !(leftover?.made.includes(path) || here?.attempt === attempt)) {
+      if (lstatSync(path, { throwIfNoEntry: false }) && !imagesBehind.includes(path) && !(leftover?.made.includes(path) || here?.attempt === attempt)) {
         blockers.push(`${path} exists on ${host.name} already: move or delete it if it is not needed (disk ${disk.id} goes there)`);
       }
       const folder = dirname(missingFolders(path)[0] ?? path);

@@ -8,6 +8,7 @@ import { receiveGuest } from '../activities/destination';
 import { summary } from '../activities/guests';
 import { readJson, writeDurably } from '../hypervisor/durable';
 import { parseWith } from '../hypervisor/definition';
+import { endRemedy } from '../hypervisor/copy-mode';
 import { guardJob, stopGuard } from '../hypervisor/guard';
 import { guardSource } from '../hypervisor/handover';
 import { Host } from '../hypervisor/host';
@@ -106,7 +107,8 @@ async function resumeWindows(deps: HostDependencies): Promise<void> {
       await stopGuard(host, guest);
       if (!host.process(guest)) return;
       logger.info({ host: host.name, guest, role: job.role }, 'goes on with a switchover that an agent left');
-      if (job.role === 'destination') await receiveGuest(deps, guest, job.attempt);
+      if (job.role === 'remedy') await endRemedy(host, guest);
+      else if (job.role === 'destination') await receiveGuest(deps, guest, job.attempt);
       else await switchovers.start(guest, 'watch', async ({ leave }) => await guarded(host, job, () => guardSource(host, guest, job.plan, leave)));
     }),
   ).catch((error: Error) => logger.error({ host: host.name, error: error.message }, 'a switchover that an agent left cannot be gone on with'));

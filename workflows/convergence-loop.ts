@@ -1,19 +1,14 @@
 import { ActivityFailure, ApplicationFailure, CancellationScope, condition, isCancellation, log, setHandler, sleep, upsertSearchAttributes } from '@temporalio/workflow';
 import type { MigrationRef } from '../activities/context';
+import type { GiveUpKind } from '../hypervisor/handover';
 import type { MirrorTarget } from '../hypervisor/mirrors';
 import type { GuestPlan } from '../hypervisor/preflight';
 import type { destinationHost, sourceHost } from './activities';
 import type { Assessment } from './convergence';
-import { decide, type Decision, type Effects, judge, nameOf, type Policy, type Remedy, type Tried, undoOf } from './divergence';
+import { decide, type Decision, type Effects, judge, nameOf, type Policy, type Remedy, type Tried } from './divergence';
 import { type DecisionRecord, type MigrationRequest, type MigrationStatus, newsSignal, SEARCH_ATTRIBUTES, steerUpdate } from './messages';
+import { innermost, Postponed, type Steering, whatOf } from './steering';
 import { type Steer, refuseSteer, steerSchema, type SteerSituation } from './steer';
-
-/** The migration is put off: everything is undone, and it begins again then. */
-export class Postponed extends Error {
-  constructor(readonly untilMs: number, readonly why: string) {
-    super(why);
-  }
-}
 
 /** What a decision asks of the loop itself. */
 type Order = { do: 'watch-anew' } | { do: 'go' } | { do: 'remedy'; remedy: Remedy; tried: Tried } | { do: 'end'; error: Error };
@@ -24,14 +19,17 @@ const DISKS_PART = 0.5;
 const MOST_RESTARTS = 3;
 const RESTART_PAUSE_MS = 5_000;
 
+/** A watch that saw a mirror fail ends at once. */
+const MIRROR_ENDS_MS = 60_000;
+/** After this many pauses that were given up for the disks, the mildest remedy that cannot fall behind is taken. */
+const PATIENT_TRIES = 2;
+
 /**
  * Brings the mirrors of one migration to where its memory may be moved: asks `decide` whenever something has changed, applies what it says, and
  * takes steers. It outlives the tries of the memory phase, so that no remedy that failed is tried twice.
  */
 export class ConvergenceLoop {
   maxDowntimeMs: number;
-  /** An operator wants it to end; looked at by whoever runs the memory phase too. */
-  ending: ApplicationFailure | undefined;
   private assessment: Assessment | undefined;
   private previous: Assessment | undefined;
   private tried: Tried[] = [];
@@ -43,6 +41,9 @@ export class ConvergenceLoop {
   private order: Order | undefined;
   private changes = 0;
   private restarts = 0;
+  /** A remedy of ours broke the mirrors. */
+  private broken = false;
+  private pausesGivenUp = 0;
   private said = '';
   private targets: MirrorTarget[] = [];
   private memoryScope: CancellationScope | undefined;
@@ -54,6 +55,7 @@ export class ConvergenceLoop {
     private readonly request: MigrationRequest,
     private readonly plan: GuestPlan,
     private readonly status: MigrationStatus,
+    private readonly steering: Steering,
     private readonly show: () => void,
   ) {
     this.maxDowntimeMs = request.maxDowntimeMs;
@@ -76,6 +78,7 @@ export class ConvergenceLoop {
 
   /** Waits, with whatever it takes, until the memory may be moved. Throws an `ApplicationFailure`, or `Postponed`. Says whether the mirrors must be begun anew. */
   async untilReady(targets: MirrorTarget[]): Promise<'ready' | 'mirrors-lost'> {
+    this.throwIfEnding();
     this.targets = targets;
     this.deadlineAtMs = Date.now() + this.request.disksDeadlineSeconds * 1000;
     for (;;) {
@@ -106,6 +109,7 @@ export class ConvergenceLoop {
 
   /** Runs the memory phase so that an operator's `abort` reaches it. */
   async duringMemory<T>(work: () => Promise<T>): Promise<T> {
+    this.throwIfEnding();
     this.memoryScope = new CancellationScope();
     try {
       return await this.memoryScope.run(work);
@@ -114,15 +118,25 @@ export class ConvergenceLoop {
     }
   }
 
-  /** A try of the memory phase was given up because of the disks: their divergence, met late. */
-  drainDidNotFit(message: string): void {
-    this.note('policy', 'tries again', message);
-    this.waitUntilMs = undefined;
+  /** The cap that is in force, in bytes a second. */
+  get bandwidthBytesPerSecond(): number | undefined {
+    return this.bandwidth;
   }
 
-  /** What is in force is taken back; also by the source itself, when its mirrors go. */
-  async undo(): Promise<void> {
-    for (const remedy of undoOf(this.effects)) await this.take(remedy);
+  throwIfEnding(): void {
+    if (this.steering.ending) throw this.steering.ending;
+  }
+
+  /** A try of the memory phase was given up. If that was for the disks, time and again, it is divergence, met late: the gate saw nothing of it. */
+  tryAgain(because: GiveUpKind, message: string): void {
+    this.note('policy', 'tries again', message);
+    this.waitUntilMs = undefined;
+    if (because !== 'downtime-budget' || ++this.pausesGivenUp < PATIENT_TRIES || this.request.onDivergence !== 'auto' || this.effects.writeBlocking) return;
+    const { writeBlockingLive, rearm, ioThrottle } = this.plan.features;
+    if (!writeBlockingLive && !(rearm && ioThrottle)) return;
+    const remedy: Remedy = { do: 'write-blocking', by: writeBlockingLive ? 'block-job-change' : 're-arm' };
+    this.note('policy', nameOf(remedy), `${this.pausesGivenUp} pauses were given up for the disks: ${message}`);
+    this.order = { do: 'remedy', remedy, tried: { remedy, atMs: Date.now(), by: 'policy', outcome: 'pending' } };
   }
 
   note(by: string, what: string, why: string): DecisionRecord {
@@ -178,6 +192,8 @@ export class ConvergenceLoop {
         return Date.now();
       }
       case 'end':
+        // The watch ends with it, and says whether the mirrors can be begun anew.
+        if (decision.because === 'mirror-failed') return Date.now() + MIRROR_ENDS_MS;
         this.note('policy', decision.how, decision.why);
         this.order = { do: 'end', error: decision.how === 'postpone' ? this.postponement(Date.now() + this.request.postponeMinutes * 60_000, decision.why) : failure(this.ref, decision) };
         return Date.now();
@@ -194,7 +210,8 @@ export class ConvergenceLoop {
     } catch (error) {
       if (isCancellation(error) || !(error instanceof ActivityFailure)) throw error;
       tried.outcome = 'failed';
-      this.note('policy', `${nameOf(remedy)} failed`, innermost(error).message);
+      this.broken ||= innermost(error).type === 'MirrorFailed';
+      this.note(tried.by, `${nameOf(remedy)} failed`, innermost(error).message);
     }
     if (momentary) delete this.effects.throttledForAMoment;
     this.changes++;
@@ -208,7 +225,10 @@ export class ConvergenceLoop {
         effects.limitsLifted = true;
         return;
       case 'nudge':
-        return await this.source.step.nudge({ ...ref, targets, ms: remedy.ms });
+        await this.source.step.nudge({ ...ref, targets, ms: remedy.ms });
+        // It lifts every limit of ours: one that was in force stays so.
+        if (effects.throttleBytesPerSecond !== undefined) await this.source.step.throttleGuest({ ...ref, targets, bytesPerSecond: effects.throttleBytesPerSecond });
+        return;
       case 'write-blocking':
         await this.source.step.makeWriteBlocking({ ...ref, targets, by: remedy.by, throughputBytesPerSecond: this.assessment?.throughputBytesPerSecond ?? 1e6, maxPauseMs: this.maxDowntimeMs });
         effects.writeBlocking = true;
@@ -231,7 +251,7 @@ export class ConvergenceLoop {
 
   /** A steer that was accepted: what can be done beside the watch is done at once, the rest is left to the loop. */
   private async steer(steer: Steer): Promise<DecisionRecord> {
-    const record = this.note(steer.author, what(steer), steer.reason);
+    const record = this.note(steer.author, whatOf(steer), steer.reason);
     this.askedAtMs = undefined;
     const tried = (remedy: Remedy): Tried => ({ remedy, atMs: Date.now(), by: 'operator', outcome: 'pending' });
     switch (steer.do) {
@@ -272,8 +292,8 @@ export class ConvergenceLoop {
         this.order = { do: 'end', error: this.postponement(Date.parse(steer.until), `${steer.author}: ${steer.reason}`) };
         break;
       case 'abort':
-        this.ending = ApplicationFailure.nonRetryable(`the migration of guest ${this.ref.guest} was aborted by ${steer.author}: ${steer.reason}; the guest runs on ${this.ref.from}`, 'Aborted');
-        this.order = { do: 'end', error: this.ending };
+        this.steering.ending = ApplicationFailure.nonRetryable(`the migration of guest ${this.ref.guest} was aborted by ${steer.author}: ${steer.reason}; the guest runs on ${this.ref.from}`, 'Aborted');
+        this.order = { do: 'end', error: this.steering.ending };
         this.memoryScope?.cancel();
     }
     this.changes++;
@@ -282,7 +302,9 @@ export class ConvergenceLoop {
 
   private async afterFailure(error: unknown): Promise<void> {
     const reason = innermost(error);
-    if (isCancellation(error) || reason.type !== 'MirrorFailed' || this.assessment?.trouble !== 'destination-unreachable' || ++this.restarts > MOST_RESTARTS || Date.now() >= this.deadlineAtMs) throw error;
+    const again = reason.type === 'MirrorFailed' && (this.broken || this.assessment?.trouble === 'destination-unreachable') && ++this.restarts <= MOST_RESTARTS && Date.now() < this.deadlineAtMs;
+    if (isCancellation(error) || !again) throw error;
+    this.broken = false;
     this.note('policy', 'copies anew', `${reason.message}; begins again, ${this.restarts} of ${MOST_RESTARTS}`);
     await sleep(RESTART_PAUSE_MS, { summary: 'before the mirrors are begun anew' });
   }
@@ -311,7 +333,7 @@ export class ConvergenceLoop {
   }
 
   private postponement(untilMs: number, why: string): Error {
-    return new Postponed(untilMs, why);
+    return new Postponed(untilMs, why, this.request.postponements);
   }
 
   private situation(assessment: Assessment) {
@@ -356,11 +378,6 @@ export class ConvergenceLoop {
 /** The switch by re-arming ends the very mirrors that are watched. */
 const isDisturbing = (remedy: Remedy) => remedy.do === 'write-blocking';
 
-function what(steer: Steer): string {
-  const rest = Object.entries(steer).filter(([key]) => !['do', 'author', 'reason'].includes(key)).map(([key, value]) => `${key} ${String(value)}`);
-  return [steer.do, ...rest].join(', ');
-}
-
 function refusal(message: string): ApplicationFailure {
   return ApplicationFailure.nonRetryable(message, 'SteerRefused');
 }
@@ -369,11 +386,4 @@ const ENDS = { 'mirror-failed': 'MirrorFailed', stalled: 'CopyStalled', deadline
 
 function failure({ guest, from }: MigrationRef, { because, why }: Extract<Decision, { action: 'end' }>): ApplicationFailure {
   return ApplicationFailure.nonRetryable(`guest ${guest} stays on ${from}, running: ${why}`, ENDS[because]);
-}
-
-/** The activity's own reason. */
-export function innermost(error: unknown): { type?: string | null | undefined; message: string } {
-  let reason = error as Error & { cause?: unknown; type?: string };
-  while (reason instanceof ActivityFailure && reason.cause) reason = reason.cause;
-  return reason;
 }

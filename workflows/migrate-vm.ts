@@ -5,12 +5,13 @@ import type { MirrorTarget } from '../hypervisor/mirrors';
 import type { GuestPlan } from '../hypervisor/preflight';
 import type { Exports } from '../hypervisor/storage-daemon';
 import { control, destinationHost, sourceHost } from './activities';
-import { ConvergenceLoop, Postponed } from './convergence-loop';
+import { ConvergenceLoop } from './convergence-loop';
 import { currentDetails } from './details';
 import { finishCleanup } from './finish-cleanup';
 import { ignoredSettings, qemuMemorySettings } from './memory-settings';
 import { migrateVmSchema, type MigrateVmInput, type MigrationRequest, type MigrationResult, type MigrationStatus, SEARCH_ATTRIBUTES, statusQuery } from './messages';
 import type { Phase } from './phases';
+import { Postponed, type Steering } from './steering';
 import { switchOver, type Switchover } from './switch-over';
 
 /** Pause between two tries of the memory phase: 1 s, 2 s, 4 s … up to this. */
@@ -25,16 +26,18 @@ export async function migrateVm(raw: MigrateVmInput): Promise<MigrationResult> {
   const startedAt = Date.now();
   const status: MigrationStatus = { vm, to, phase: 'preflight', memoryTry: 0, warnings: [], decisions: [] };
   setHandler(statusQuery, () => status);
+  const steering: Steering = {};
   for (let round = 0; ; round++) {
     try {
-      const result = await new Round(raw, status, startedAt, round).run();
-      await condition(allHandlersFinished);
+      const result = await new Round(raw, status, steering, startedAt, round).run();
+      // A cancel that came too late changes nothing any more, also not what is said of it.
+      await CancellationScope.nonCancellable(() => condition(allHandlersFinished));
       return result;
     } catch (error) {
       await CancellationScope.nonCancellable(() => condition(allHandlersFinished));
       if (!(error instanceof Postponed)) throw error;
-      if (round >= parseInput(raw).postponements) throw ApplicationFailure.nonRetryable(`guest ${vm} stays where it is: it was put off ${round} times already; ${error.why}`, 'DisksNotConverging');
-      await waitUntil(error.untilMs, status);
+      if (round >= error.most) throw ApplicationFailure.nonRetryable(`guest ${vm} stays where it is: it was put off ${round} times already; ${error.why}`, 'DisksNotConverging');
+      await waitUntil(error.untilMs, status, steering);
     }
   }
 }
@@ -49,7 +52,7 @@ class Round {
   private destination!: ReturnType<typeof destinationHost>;
   private loop!: ConvergenceLoop;
 
-  constructor(private readonly raw: MigrateVmInput, private readonly status: MigrationStatus, private readonly startedAt: number, private readonly round: number) {
+  constructor(private readonly raw: MigrateVmInput, private readonly status: MigrationStatus, private readonly steering: Steering, private readonly startedAt: number, private readonly round: number) {
     this.request = parseInput(raw);
   }
 
@@ -65,7 +68,7 @@ class Round {
       this.source = sourceHost(from);
       this.destination = destinationHost(to);
       this.plan = await this.preflight();
-      this.loop = new ConvergenceLoop(this.source, this.destination, this.ref, this.request, this.plan, this.status, () => this.show());
+      this.loop = new ConvergenceLoop(this.source, this.destination, this.ref, this.request, this.plan, this.status, this.steering, () => this.show());
       const { left, arrived } = await this.move();
       // The guest runs at the destination: from here on nothing may be undone, or be stopped by a cancel.
       this.undos.length = 0;
@@ -122,7 +125,7 @@ class Round {
         this.enter('mirror');
         await this.source.step.startMirrors({ ...ref, targets, copyMode: request.copyMode, anew: mirrors === 'lost' });
         // Not before: QEMU 10 zeroes an NBD target first, with the guest stopped while the cap lets the zeros through (measured: 11.8 s).
-        if (request.bandwidthBytesPerSecond !== undefined) await this.destination.step.setBandwidth({ ...ref, bytesPerSecond: request.bandwidthBytesPerSecond });
+        if (loop.bandwidthBytesPerSecond !== undefined) await this.destination.step.setBandwidth({ ...ref, bytesPerSecond: loop.bandwidthBytesPerSecond });
       }
       this.enter('converge');
       if ((await loop.untilReady(targets)) === 'mirrors-lost') {
@@ -142,13 +145,14 @@ class Round {
         lease: { host: incoming.host, port: incoming.leasePort },
         maxDowntimeMs: loop.maxDowntimeMs,
         memoryDeadlineMs: request.memoryDeadlineSeconds * 1000,
+        memoryStallMs: request.stallSeconds * 1000,
       };
       const switched = await loop.duringMemory(() => switchOver(this.source, this.destination, ref, handOver));
       if (switched.where === 'destination') return switched;
       const { because, message, mirrorsReady } = switched.left;
-      if (because === 'cancelled') throw loop.ending ?? new CancelledFailure('cancelled');
+      if (because === 'cancelled') throw this.steering.ending ?? new CancelledFailure('cancelled');
       if (status.memoryTry >= request.memoryTries) throw this.gaveUp(switched.left);
-      loop.drainDidNotFit(message);
+      loop.tryAgain(because, message);
       mirrors = mirrorsReady ? 'ready' : 'lost';
       await sleep(Math.min(1000 * 2 ** (status.memoryTry - 1), LONGEST_BACKOFF_MS), { summary: `before try ${status.memoryTry + 1} of the memory phase` });
     }
@@ -215,11 +219,17 @@ class Round {
   }
 }
 
-async function waitUntil(untilMs: number, status: MigrationStatus): Promise<void> {
+/** Nothing of the migration is anywhere meanwhile; an operator may end it. */
+async function waitUntil(untilMs: number, status: MigrationStatus, steering: Steering): Promise<void> {
   status.postponedUntil = new Date(untilMs).toISOString();
+  status.phase = 'preflight';
+  status.memoryTry = 0;
+  delete status.verdict;
+  delete status.message;
   setCurrentDetails(currentDetails(status));
-  await sleep(Math.max(1, untilMs - Date.now()), { summary: `put off until ${status.postponedUntil}` });
+  await condition(() => steering.ending !== undefined, Math.max(1, untilMs - Date.now()));
   delete status.postponedUntil;
+  if (steering.ending) throw steering.ending;
 }
 
 function parseInput(raw: unknown): MigrationRequest {

@@ -65,7 +65,7 @@ export async function runCell(stage: Stage, step: Step, fault: Fault): Promise<V
   await after;
   const gapMs = guest.longestGapMs(since) - heldMs;
 
-  const found = await judgeOwner(stage, { source, destination }, outcome, fault.mayLoseGuest === true);
+  const found = await judgeOwner(stage, { source, destination }, outcome, fault);
   problems.push(...found.problems);
   let home = found.home;
   if (home === undefined) {
@@ -73,6 +73,8 @@ export async function runCell(stage: Stage, step: Step, fault: Fault): Promise<V
     problems.push(...started.problems);
     home = started.home;
   }
+  // Of a guest that crashed after it had moved, the old images are kept on purpose: whoever looked deletes them.
+  if (outcome !== 'terminated' && 'failed' in outcome && outcome.failed.type === 'GuestCrashedAfterMove') stage.deleteKept(source);
   const end = outcome === 'terminated' ? 'terminated' : short(outcome);
   if (home === undefined) return verdict('failed', end, problems);
   problems.push(...(await judgeGuest(stage)));
@@ -94,7 +96,9 @@ async function moveAgain(stage: Stage, home: HostName): Promise<string[]> {
   const outcome = await withDeadline(outcomeOf(await patiently(() => begin(stage, to))));
   if (outcome === undefined) return ['the next migration does not end'];
   if ('failed' in outcome) return [`the guest does not move again: ${outcome.failed.type}: ${outcome.failed.message}`];
-  const { problems } = await judgeOwner(stage, { source: home, destination: to }, outcome, false);
+  const { problems } = await judgeOwner(stage, { source: home, destination: to }, outcome);
+  // Put aside by this migration, as the one before it was terminated and could not say what becomes of them.
+  HOSTS.forEach((host) => stage.deleteKept(host));
   return [...problems, ...(await judgeGuest(stage)), ...(await judgeLeftovers(stage, to))].map((problem) => `after the next migration: ${problem}`);
 }
 

@@ -1,6 +1,6 @@
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { rmSync, statfsSync, writeFileSync } from 'node:fs';
+import { appendFileSync, rmSync, statfsSync } from 'node:fs';
 import { createConnection, type Socket } from 'node:net';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
@@ -31,6 +31,8 @@ export interface Fault {
   ours?: true;
   /** The guest may be lost with the QEMU that is killed; then one copy of its disks must be startable. */
   mayLoseGuest?: true;
+  /** The guest may have been stopped by QEMU, as its disk was full. */
+  mayStopGuest?: true;
   /** There is no workflow any more that could undo anything. */
   terminates?: true;
 }
@@ -169,6 +171,11 @@ const reboot = (at: 'source' | 'destination'): Fault => ({
   },
 });
 
+function freeBytes(folder: string): number {
+  const { bavail, bsize } = statfsSync(folder);
+  return bavail * bsize;
+}
+
 export const FAULTS: Fault[] = [
   { name: 'none', ours: true, apply: async () => undefined },
   programs('SIGKILL control worker', 'SIGKILL', () => ['control']),
@@ -203,12 +210,19 @@ export const FAULTS: Fault[] = [
   cutLink('all', undefined),
   {
     name: "fill the destination's disk",
+    mayStopGuest: true,
     apply: async ({ stage, destination, over }) => {
       if (!stage.mayFillDisks) throw new Void('filling a disk needs root, for a file system of its own');
       const folder = join(stage.hostFolder(destination), 'images');
       const filler = join(folder, 'filler');
-      const { bavail, bsize } = statfsSync(folder);
-      writeFileSync(filler, Buffer.alloc(bavail * bsize));
+      // What is free when this begins may be less when it ends: the copy goes on.
+      for (let left = freeBytes(folder); left > 0; left = freeBytes(folder)) {
+        try {
+          appendFileSync(filler, Buffer.alloc(Math.min(left, 2 ** 20)));
+        } catch (error) {
+          if ((error as NodeJS.ErrnoException).code !== 'ENOSPC') throw error;
+        }
+      }
       // Empty again when the migration has ended, however it did.
       return async () => {
         if (!over.aborted) await once(over, 'abort');

@@ -4,7 +4,7 @@ import { setTimeout as delay } from 'node:timers/promises';
 import type { VmferryError } from '../../client/migration-client';
 import { QmpConnection } from '../../qmp/connection';
 import type { MigrationResult } from '../../workflows/messages';
-import { leftovers } from '../support/leftovers';
+import { guardProcesses, leftovers } from '../support/leftovers';
 import { GUEST, HOSTS, type HostName, type Stage } from './stage';
 
 /** How a migration ended, by its own word. */
@@ -54,16 +54,33 @@ export interface Found {
   home: HostName | undefined;
 }
 
+/** QEMU stops a guest whose disk is full; an operator who has made room lets it go on. */
+async function goOn(stage: Stage): Promise<HostName | undefined> {
+  for (const host of HOSTS) {
+    if ((await stateOn(stage, host)) !== 'io-error') continue;
+    const qmp = await QmpConnection.connect(stage.runFile(host, 'look.sock'));
+    try {
+      await qmp.execute('cont');
+      return host;
+    } finally {
+      qmp.close();
+    }
+  }
+  return undefined;
+}
+
 /** Looks at both hosts: exactly one copy, where the outcome says it is, and one that is startable. */
-export async function judgeOwner(stage: Stage, ends: { source: HostName; destination: HostName }, outcome: Outcome | 'terminated', mayLoseGuest: boolean): Promise<Found> {
+export async function judgeOwner(stage: Stage, ends: { source: HostName; destination: HostName }, outcome: Outcome | 'terminated', { mayLoseGuest = false, mayStopGuest = false }: { mayLoseGuest?: boolean; mayStopGuest?: boolean } = {}): Promise<Found> {
   const problems: string[] = [];
   // A terminated migration says nothing: what its agents had begun comes to its end by itself.
-  if (outcome === 'terminated') await soon(async () => (await running(stage)).length === 1 && startable(stage).length === 1, 20_000);
+  if (outcome === 'terminated') await soon(async () => guardProcesses(stage.hostFolder(ends.source)).length === 0 && (await running(stage)).length === 1 && startable(stage).length === 1, 40_000);
   const where = await running(stage);
   const owners = startable(stage);
   if (where.length > 1) problems.push(`TWO COPIES run: ${where.join(' and ')}`);
   if (owners.length !== 1) problems.push(`${owners.length} copies are startable (${owners.join(', ') || 'none'}) instead of one`);
   const said = outcome === 'terminated' ? 'terminated' : 'failed' in outcome ? `${outcome.failed.type}: ${outcome.failed.message}` : 'completed';
+  const stopped = mayStopGuest ? await goOn(stage) : undefined;
+  if (where.length === 0 && stopped !== undefined) where.push(stopped);
   if (where.length === 0) {
     const named = outcome === 'terminated' || 'completed' in outcome || LOST.includes(outcome.failed.type);
     const states = await Promise.all(HOSTS.map(async (host) => `${host}: ${(await stateOn(stage, host)) ?? 'no QEMU'}`));

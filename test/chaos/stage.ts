@@ -79,8 +79,7 @@ export class Stage {
     }
     await this.client.onHost('host-a', 'defineGuest', { definition: definition() });
     await this.client.onHost('host-a', 'startGuest', { guest: GUEST });
-    this.follow(this.guest);
-    await this.guest.ready();
+    await this.watchGuest();
   }
 
   /** A file system of its own, where we may: a full disk then is full for nobody else. */
@@ -175,8 +174,19 @@ export class Stage {
   async followAnew(): Promise<void> {
     this.guest.close();
     this.guest = new TestGuest();
+    await this.watchGuest();
+  }
+
+  private async watchGuest(): Promise<void> {
     this.follow(this.guest);
     await this.guest.ready();
+    // Something to lose.
+    while (Number(/written=(\d+)/.exec(await this.guest.command('stats'))![1]) < 100) await this.guest.nextTick();
+  }
+
+  deleteKept(host: HostName): void {
+    const folder = join(this.hostFolder(host), 'images');
+    for (const image of readdirSync(folder).filter((name) => name.includes('.kept-'))) rmSync(join(folder, image));
   }
 
   /** What the logs of all programs say, for whoever looks for the reason of a failure. */
