@@ -88,6 +88,7 @@ export async function runStep<T>({ host, logger, tell }: HostDependencies, phase
       progress: (now) => {
         progress = now;
         context.heartbeat(now);
+        measure(context, ref.guest, now);
       },
       tell: async (news) => {
         if (workflowExecution) await tell(workflowExecution, news);
@@ -106,6 +107,22 @@ export async function runStep<T>({ host, logger, tell }: HostDependencies, phase
     clearInterval(timer);
     signal.removeEventListener('abort', onAbort);
   }
+}
+
+/** The same numbers as gauges, by guest and disk, at the worker's Prometheus endpoint (`VMFERRY_METRICS`). */
+function measure({ metricMeter }: Context, guest: string | undefined, { disks = [], memory }: Progress): void {
+  const set = (name: string, unit: string, description: string, value: number | undefined, tags: Record<string, string> = {}) => {
+    if (value !== undefined && guest !== undefined) metricMeter.createGauge(`vmferry_${name}`, 'float', unit, description).set(value, { guest, ...tags });
+  };
+  for (const { id, remainingBytes, bytesPerSecond, dirtyBytesPerSecond, predictedDrainMs } of disks) {
+    set('disk_remaining_bytes', 'bytes', 'what the mirror of a disk has still to copy', remainingBytes, { disk: id });
+    set('disk_copy_bytes_per_second', 'bytes/s', 'what the mirror of a disk copies', bytesPerSecond, { disk: id });
+    set('disk_dirty_bytes_per_second', 'bytes/s', 'what the guest makes the mirror of a disk copy again', dirtyBytesPerSecond, { disk: id });
+    set('disk_predicted_drain_ms', 'ms', 'how long the drain of a disk would take, were the guest paused now', predictedDrainMs, { disk: id });
+  }
+  set('memory_remaining_bytes', 'bytes', 'memory that is still to be sent', memory?.remainingBytes);
+  set('memory_dirty_bytes_per_second', 'bytes/s', 'memory that the guest dirties', memory?.dirtyBytesPerSecond);
+  set('memory_predicted_downtime_ms', 'ms', 'how long the rest of the memory would take, were the guest paused now', memory?.predictedDowntimeMs);
 }
 
 /** Awaits a task that outlives this activity: `onCancel` is for a user's cancel; when Temporal or this worker just goes away, the task goes on. */

@@ -11,12 +11,12 @@ export function createLogger(options: { pretty: boolean; level?: string }): Logg
   return pino({ level, redact }, pino.destination({ dest: 2, sync: true }));
 }
 
-/** Sends the SDK's lines, and its core's, through the same logger. Once a process. */
+/** Sends the SDK's lines, and its core's, through the same logger; with `VMFERRY_METRICS` (such as `127.0.0.1:9464`) serves Prometheus metrics there. Once a process. */
 export function installRuntime(logger: Logger): void {
   const levels = { TRACE: 'trace', DEBUG: 'debug', INFO: 'info', WARN: 'warn', ERROR: 'error' } as const;
   Runtime.install({
     logger: new DefaultLogger('INFO', ({ level, message, meta }) => logger[levels[level]](meta ?? {}, message)),
-    telemetryOptions: { logging: { forward: {}, filter: { core: 'WARN', other: 'ERROR' } } },
+    telemetryOptions: { ...(process.env['VMFERRY_METRICS'] && { metrics: { prometheus: { bindAddress: process.env['VMFERRY_METRICS'] } } }), logging: { forward: {}, filter: { core: 'WARN', other: 'ERROR' } } },
     shutdownSignals: [],
   });
 }

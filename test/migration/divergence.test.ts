@@ -181,6 +181,17 @@ test('a destination that never goes on ends the migration; its connections are c
   await expectWhole(guest);
 }, 180_000);
 
+test('a destination that hangs while memory is sent is given up, and a new one takes over from the same mirrors', async () => {
+  const guest = await lab.boot('host-a', 'frozen', { rate: '500K' });
+  tap.once('host-a', 'migrate', () => void process.kill(pidOf('host-b', 'frozen', 'qemu.pid'), 'SIGSTOP'));
+  const result = await start('frozen', { stallSeconds: 2, maxDowntimeMs: 1_000 });
+  expect(result.memoryTries).toBe(2);
+  expect(result.decisions).toEqual(expect.arrayContaining([expect.objectContaining({ what: 'tries again', why: expect.stringContaining('the destination hangs, or the link is dead') })]));
+  expect(tap.sent.filter(({ command }) => command === 'blockdev-mirror')).toHaveLength(2);
+  await expectWhole(guest);
+  await expectClean(lab, { 'host-b': ['frozen'] });
+}, 180_000);
+
 const root = process.getuid!() === 0;
 if (!root) console.log('skipped: the test with a full disk needs root, to mount a small tmpfs');
 (root ? test : test.skip)("a destination whose disk fills up is named in QEMU's words, and nothing is left there", async () => {
