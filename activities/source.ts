@@ -66,6 +66,7 @@ export function sourceActivities(deps: HostDependencies) {
           await store.setOwnership(guest, { state: 'owner', since: new Date().toISOString() });
         }
         await store.setAttempt(guest, undefined);
+        await deps.announce();
       });
     },
 

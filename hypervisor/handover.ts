@@ -104,6 +104,7 @@ class HandOver {
   private budget: NodeJS.Timeout | undefined;
   private marked: Promise<void> | undefined;
   private cancelsSent = false;
+  private over = false;
   /** Mirrors that this very object saw end well: a job that is not there is no proof of anything. */
   private readonly proven = new Set<string>();
 
@@ -136,6 +137,7 @@ class HandOver {
       if (this.budget) await this.runOn(new GiveUp('interrupted', reason.message)).catch(() => undefined);
       throw error;
     } finally {
+      this.over = true;
       this.signals.cancel.removeEventListener('abort', onCancel);
       this.timers.forEach(clearTimeout);
       this.lease?.close();
@@ -225,7 +227,7 @@ class HandOver {
   /** A link that carries nothing is no event: what was sent is looked at, until the guest is paused. */
   private async watchStall(): Promise<void> {
     let [sent, since] = [-1, performance.now()];
-    while (!this.budget && !this.giveUp.signal.aborted && !this.signals.leave.aborted && this.qmp.isOpen) {
+    while (!this.over && !this.budget && !this.giveUp.signal.aborted && !this.signals.leave.aborted && this.qmp.isOpen) {
       const { ram } = await this.qmp.execute('query-migrate').catch(() => ({ ram: undefined }));
       if (ram && ram.transferred !== sent) [sent, since] = [ram.transferred, performance.now()];
       if (performance.now() - since > this.plan.memoryStallMs) this.abandon('memory-deadline', `nothing of its memory was sent for ${Math.round(this.plan.memoryStallMs / 1000)} s: the destination hangs, or the link is dead`);

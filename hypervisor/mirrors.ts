@@ -1,6 +1,8 @@
 import type { QmpConnection } from '../qmp/connection';
 import { QmpCommandFailed } from '../qmp/errors';
 import type { QmpMonitor } from '../qmp/monitor';
+import { MirrorFailed } from './mirror-failed';
+import { nbdAnswers } from './nbd-probe';
 
 /** One disk to be copied from a running QEMU to an NBD export. */
 export interface MirrorTarget {
@@ -30,10 +32,7 @@ export interface MirrorState {
   remainingBytes: number;
 }
 
-/** A mirror that ended before its time, or ended without having copied everything. */
-export class MirrorFailed extends Error {
-  override readonly name = 'MirrorFailed';
-}
+export { MirrorFailed };
 
 /** Whatever an attempt makes inside QEMU begins with this, so that leftovers can be told from everybody else's nodes and jobs. */
 export const OURS = 'vmferry-';
@@ -71,7 +70,10 @@ export type CopyMode = 'background' | 'write-blocking';
  */
 export async function ensureMirrors(qmp: QmpMonitor | QmpConnection, targets: MirrorTarget[], attempt: string, { sync, copyMode, signal }: { sync: 'full' | 'none'; copyMode: CopyMode; signal?: AbortSignal }): Promise<void> {
   const jobs = new Set((await qmp.execute('query-jobs')).map(({ id }) => id));
-  const nodes = new Set((await qmp.execute('query-named-block-nodes', { flat: true })).map((node) => node['node-name']));
+  const all = await qmp.execute('query-named-block-nodes', { flat: true });
+  const nodes = new Set(all.map((node) => node['node-name']));
+  const missing = targets.find((_target, index) => !nodes.has(mirrorNames(attempt, index).node));
+  if (missing) await nbdAnswers(missing.host, missing.port, CONNECT_SECONDS * 1000, signal);
   await Promise.all(
     targets.map(async (target, index) => {
       const { job, node, filter } = mirrorNames(attempt, index);

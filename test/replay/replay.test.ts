@@ -1,20 +1,15 @@
-import { readdirSync, readFileSync } from 'node:fs';
+import { execFileSync } from 'node:child_process';
+import { readdirSync } from 'node:fs';
 import { join } from 'node:path';
-import { historyFromJSON } from '@temporalio/common/lib/proto-utils';
-import { Worker } from '@temporalio/worker';
-import { bundleWorkflows } from '../../workers/control';
 
 /**
  * Recorded by `scripts/record-histories.sh`. They must replay on today's workflow code: else a migration that is under way while control
  * workers are upgraded would get stuck. A deliberate change is guarded with `patched`, and recorded anew.
  */
 const folder = join(__dirname, 'histories');
-const recorded = readdirSync(folder).filter((file) => file.endsWith('.json'));
 
-test('every recorded history of a migration replays on this code', async () => {
-  const histories = recorded.map((file) => ({ workflowId: `migrate/${file.replace('.json', '')}`, history: historyFromJSON(JSON.parse(readFileSync(join(folder, file), 'utf8'))) }));
-  expect(histories.length).toBeGreaterThan(0);
-  const failures: string[] = [];
-  for await (const { workflowId, error } of Worker.runReplayHistories({ workflowBundle: await bundleWorkflows() }, histories)) if (error) failures.push(`${workflowId}: ${error.message}`);
-  expect(failures).toEqual([]);
+test('every recorded history of a migration, good and bad, replays on this code', () => {
+  const recorded = readdirSync(folder).length;
+  expect(recorded).toBeGreaterThan(10);
+  expect(JSON.parse(execFileSync(process.execPath, [join(__dirname, 'replay.js'), folder], { encoding: 'utf8' }))).toEqual({ replayed: recorded, failures: [] });
 }, 120_000);

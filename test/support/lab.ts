@@ -2,7 +2,6 @@ import { execFileSync } from 'node:child_process';
 import { existsSync, mkdirSync, mkdtempSync, readdirSync, rmSync, statSync, truncateSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
-import { historyToJSON } from '@temporalio/common/lib/proto-utils';
 import { type Logger, pino } from 'pino';
 import { guestArtifacts, guestKernelArguments, type GuestOptions } from '../../demo/guest/artifacts';
 import { TestGuest } from '../../demo/guest/test-guest';
@@ -173,7 +172,7 @@ export class Lab {
   /** For test/replay: see scripts/record-histories.sh. */
   private async record(name: string): Promise<void> {
     const folder = process.env['VMFERRY_RECORD'];
-    if (folder) writeFileSync(join(folder, `${name}.json`), JSON.stringify(historyToJSON(await this.history(name)), undefined, 1));
+    if (folder) execFileSync('sh', ['-c', `"$VMFERRY_TEMPORAL" workflow show --address ${this.server.address} --workflow-id migrate/${name} --output json > ${join(folder, `${name}.json`)}`]);
   }
 
   /** Attaches the guest's console on a host, and to each QEMU that comes after one that died there, until `over`; then to the one that stays. */
