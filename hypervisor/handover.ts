@@ -9,6 +9,7 @@ import type { Host } from './host';
 import { Lease, type LeaseLoss } from './lease';
 import { beginMigration, cancelMigration, type MigrationSettings, migrationState, outgoingState, yankMigration } from './migration';
 import { assertMirroring, assertNoMirrors, clearMirrors, ensureMirrors, finishMirrors, mirrorStates, MirrorFailed, type MirrorTarget, yankDisks } from './mirrors';
+import { nbdAnswers } from './nbd-probe';
 
 /**
  * The source's half of the switchover (docs/architecture.md). It acts on QMP events at once, by itself: nothing in the downtime window
@@ -74,6 +75,7 @@ const HANG_MS = 2_000;
  */
 const LAST_MS = 120;
 const STALL_LOOK_MS = 1_000;
+const FOREVER_MS = 2 ** 30;
 /** How long the destination's agent may take to answer before the memory is sent. */
 const MEET_MS = 15_000;
 
@@ -182,6 +184,9 @@ class HandOver {
     assertMirroring(await mirrorStates(this.qmp, this.plan.targets, this.plan.attempt));
     const wasRunning = (await this.qmp.execute('query-status')).running;
     await this.meet(wasRunning);
+    // QEMU drains its disks before it says that it stops the guest: with a dead NBD server that is a frozen guest for the whole reconnect time.
+    const [target] = this.plan.targets;
+    if (target) await nbdAnswers(target.host, target.port, MEET_MS, AbortSignal.any([this.signals.cancel, this.signals.leave]));
     await store.patchAttempt<SourceAttempt>(this.guest, { memoryTry: this.plan.memoryTry, wasRunning });
     await beginMigration(this.qmp, this.plan.settings);
     return 'under-way';
@@ -196,6 +201,8 @@ class HandOver {
       if (cancel.aborted) throw new GiveUp('cancelled', 'it was cancelled');
       throw new GiveUp('peer-silent', `the agent of ${this.plan.to} did not answer on ${this.plan.lease.host} port ${this.plan.lease.port} within ${MEET_MS / 1000} s`);
     });
+    // Said of a QEMU, or a storage daemon, that has ended: now it costs nothing, later a pause.
+    void this.lease.lost(FOREVER_MS, this.giveUp.signal).then((loss) => this.abandon(loss.kind, loss.message), () => undefined);
   }
 
   /** Memory is copied until little enough remains; then QEMU pauses the guest and waits. */
@@ -330,7 +337,7 @@ class HandOver {
     // What is left of the budget may be used to keep the copy of the disks. The cancel itself waits for what the mirrors have in flight.
     const leftMs = Math.round(Math.max(0, this.leftOfBudgetMs)) + LAST_MS;
     const limitMs = this.budget || reason.kind === 'interrupted' ? leftMs : HANG_MS;
-    const rearmed = this.cancelsSent && reason.kind !== 'mirror-failed' && reason.kind !== 'peer-silent' ? await this.rearm(leftMs) : !this.cancelsSent;
+    const rearmed = this.cancelsSent && reason.kind !== 'mirror-failed' && reason.kind !== 'peer-silent' ? await this.rearm(leftMs) : !this.cancelsSent && reason.kind !== 'mirror-failed';
     const end = await cancelMigration(this.qmp, limitMs, () => this.cutConnections());
     // A cancel that came too late: everything was handed over, and the table of R4 decides.
     if (end === 'completed') return { source: 'completed' };
@@ -369,7 +376,7 @@ class HandOver {
   }
 
   private abandon(kind: GiveUpKind, message: string): void {
-    if (this.giveUp.signal.aborted) return;
+    if (this.giveUp.signal.aborted || this.moments.continued !== undefined) return;
     this.signals.note(`gives up: ${message}`);
     this.giveUp.abort(new GiveUp(kind, message));
   }

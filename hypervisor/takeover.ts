@@ -9,8 +9,8 @@ import { ensureQemu, killQemu, qemuLastWords } from './launch';
 import type { LeaseServer } from './lease';
 import { listenForMigration } from './migration';
 import { isAddressInUse, noFreePort, portsInOrder } from './ports';
-import { processExit } from './processes';
-import { releaseImages } from './storage-daemon';
+import { isAlive, processExit } from './processes';
+import { releaseImages, storageDaemonProcess } from './storage-daemon';
 
 /** Moments at the destination, in milliseconds since the epoch by that host's clock. */
 export interface DestinationWindow {
@@ -77,9 +77,11 @@ export async function takeOver(host: Host, lease: LeaseServer | undefined, guest
   if (!host.process(guest)) throw new DestinationDied(`the QEMU of guest ${guest} on ${host.name} is not running${lastWords(host, guest)}`);
   const qmp = await host.monitor(guest).connection({ signal });
   if (marked) return await runMarked(host, guest, attempt, qmp);
+  const daemon = storageDaemonProcess(host, guest);
   const release = lease?.hold(attempt, {
     ended: qmp.closed,
     probe: async () => {
+      if (daemon && !isAlive(daemon)) throw new Error(`the storage daemon of guest ${guest} on ${host.name} has ended`);
       await qmp.execute('query-status', undefined, { timeoutMs: 60_000, signal });
     },
     arm: async (run) => {

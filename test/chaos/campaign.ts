@@ -1,10 +1,10 @@
-import { appendFileSync, writeSync } from 'node:fs';
+import { appendFileSync, existsSync, writeSync } from 'node:fs';
 import { join } from 'node:path';
 import { runCell, type Verdict } from './cell';
 import { type Fault, FAULTS, faultNamed } from './faults';
 import { Stage } from './stage';
 import { type Step, STEPS, stepNamed } from './steps';
-import { writeTable } from './table';
+import { readVerdicts, writeTable } from './table';
 
 /**
  * Not a part of CI: scripts/chaos.sh runs this. Random cells for some minutes, or the whole matrix, or one cell; each line on stderr is a verdict.
@@ -37,8 +37,15 @@ function* randomCells(): Generator<Cell> {
 function wanted(): Iterable<Cell> {
   const steps = settings['VMFERRY_CHAOS_STEP'] ? settings['VMFERRY_CHAOS_STEP'].split(';').map(stepNamed) : STEPS;
   const faults = settings['VMFERRY_CHAOS_FAULT'] ? settings['VMFERRY_CHAOS_FAULT'].split(';').map(faultNamed) : FAULTS;
-  if (settings['VMFERRY_CHAOS_ALL']) return faults.flatMap((fault) => steps.map((step): Cell => [step, fault]));
+  const done = new Set(settings['VMFERRY_CHAOS_RESUME'] ? held() : []);
+  if (settings['VMFERRY_CHAOS_ALL']) return faults.flatMap((fault) => steps.filter((step) => !done.has(`${step.name} ${fault.name}`)).map((step): Cell => [step, fault]));
   return randomCells();
+}
+
+/** Cells that an earlier campaign found well. */
+function held(): string[] {
+  if (!results || !existsSync(results)) return [];
+  return readVerdicts(results).filter(({ result }) => result !== 'failed').map(({ step, fault }) => `${step} ${fault}`);
 }
 
 function say(line: string): void {

@@ -9,11 +9,16 @@ type Dated = Verdict & { at: string };
 
 /** Replaces the tables in the document by those of these results; the last one of each cell counts. The prose around them stays. */
 export function writeTable(results: string, document: string): void {
-  const lines = readFileSync(results, 'utf8').split('\n').filter((line) => line !== '');
-  const verdicts = new Map(lines.map((line) => JSON.parse(line) as Dated).map((one) => [key(one.step, one.fault), one]));
+  const verdicts = new Map(readVerdicts(results).map((one) => [key(one.step, one.fault), one]));
   const before = existsSync(document) ? readFileSync(document, 'utf8') : `# Reliability\n\n${BEGIN}\n${END}\n`;
   const [head, rest] = [before.split(BEGIN)[0]!, before.split(END)[1] ?? '\n'];
   writeFileSync(document, `${head}${BEGIN}\n\n${tables(verdicts)}\n${END}${rest}`);
+}
+
+/** The last verdict of each cell, from a file with one line of JSON each. */
+export function readVerdicts(results: string): Dated[] {
+  const all = readFileSync(results, 'utf8').split('\n').filter((line) => line !== '').map((line) => JSON.parse(line) as Dated);
+  return [...new Map(all.map((one) => [key(one.step, one.fault), one])).values()];
 }
 
 const key = (step: string, fault: string) => `${step}\0${fault}`;
