@@ -88,7 +88,12 @@ export class ConvergenceLoop {
       const order = await this.orderOr(() => ended.open !== undefined || ended.failure !== undefined);
       scope.cancel();
       await watching;
-      if (ended.open) this.heard(ended.open);
+      if (ended.open) {
+        this.heard(ended.open);
+        // Why trouble is over, also when the gate opens before the verdict has changed.
+        const { action, why } = decide(this.situation(ended.open));
+        if (action === 'nothing' && this.previous !== undefined && this.previous.verdict !== 'converging') this.noteOnce('policy', 'nothing', why);
+      }
       switch (order?.do) {
         case 'go':
           return 'ready';

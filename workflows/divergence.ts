@@ -112,7 +112,7 @@ export function decide(situation: Situation): Decision {
   if (verdict === 'failed') return end('abort', 'mirror-failed', message);
   // Before the gate: the assessment may be old, and a deadline that an old one could hold up would be none.
   if (nowMs >= deadlineMs) return end(policy.atDeadline, 'deadline', `the disks have not caught up by their deadline; ${message}`);
-  if (assessment.fitsBudget) return nothing(`the memory can be moved; ${message}`);
+  if (assessment.fitsBudget) return nothing(`the memory can be moved; ${whyConverging(situation)}`);
   if (verdict === 'stalled') {
     const untilMs = Math.max(assessment.sinceMs + policy.stallDeadlineMs, situation.waitUntilMs ?? 0);
     return nowMs >= untilMs ? end(policy.atDeadline, 'stalled', `the stall has lasted ${seconds(nowMs - assessment.sinceMs)}; ${message}`) : nothing(`waits whether it goes on by itself; ${message}`, untilMs);

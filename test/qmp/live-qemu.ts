@@ -3,16 +3,13 @@ import { once } from 'node:events';
 import { connect } from 'node:net';
 import { setTimeout as delay } from 'node:timers/promises';
 
-/** The socket's file is there a moment before anyone listens on it, so the only proof is a connection. */
-async function accepts(path: string, child: ChildProcess): Promise<void> {
+/** The socket's file is there a moment before anyone listens on it, and a client that comes before the monitor does is sent away: the proof is a greeting. */
+async function greets(path: string, child: ChildProcess): Promise<void> {
   while (child.exitCode === null && child.signalCode === null) {
     const socket = connect(path);
-    const connected = await once(socket, 'connect').then(
-      () => true,
-      () => false,
-    );
+    const greeted = await Promise.race([once(socket, 'data').then(() => true), once(socket, 'close').then(() => false)]).catch(() => false);
     socket.destroy();
-    if (connected) return;
+    if (greeted) return;
     await delay(5);
   }
 }
@@ -25,7 +22,7 @@ export class LiveProcess {
     const child = spawn(binary, args, { stdio: ['ignore', 'ignore', 'inherit'] });
     const failed = once(child, 'exit').then(([code]) => Promise.reject(new Error(`${binary} ended with ${code}`)));
     failed.catch(() => undefined);
-    await Promise.race([accepts(path, child), failed]);
+    await Promise.race([greets(path, child), failed]);
     return new LiveProcess(child);
   }
 
