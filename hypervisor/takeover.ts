@@ -38,13 +38,15 @@ export async function openIncoming(host: Host, guest: string, attempt: string, c
     // An agent died between `migrate-incoming` and our note of its port; QEMU takes that command only once.
     await killQemu(host, guest);
   }
-  const qmp = await (await ensureQemu(host, host.definition(guest), true)).connection();
   for (const port of portsInOrder(host.config.ports)) {
+    const qmp = await (await ensureQemu(host, host.definition(guest), true)).connection();
     try {
       await listenForMigration(qmp, host.config.address, port, capabilities);
     } catch (error) {
-      if (isAddressInUse(error)) continue;
-      throw error;
+      if (!isAddressInUse(error)) throw error;
+      // QEMU 10 takes no second `migrate-incoming`, not even after one that failed ("Illegal migration incoming state: setup").
+      await killQemu(host, guest);
+      continue;
     }
     await host.store.patchAttempt<DestinationAttempt>(guest, { migrationPort: port });
     return port;

@@ -200,7 +200,7 @@ export const FAULTS: Fault[] = [
   freeze('source QEMU', sourceQemu),
   kill('destination QEMU', destinationQemu, { mayLoseGuest: true }),
   freeze('destination QEMU', destinationQemu),
-  kill('storage daemon', storageDaemon),
+  kill('storage daemon', storageDaemon, { ours: true }),
   freeze('storage daemon', storageDaemon),
   cutLink('nbd', SHORT_MS),
   cutLink('nbd', undefined),
