@@ -55,12 +55,6 @@ const DEADLINE = { timeoutMs: 60_000 };
  */
 export const BUFFER_BYTES = 2 * 2 ** 20;
 
-/**
- * What one write makes dirty at least. With QEMU's 64 KiB a guest that writes 16 KiB here and there makes the copy do four times as much; the
- * bitmap of this costs 8 MiB of memory a TiB of disk. Neighbouring blocks are still copied in one request of up to 1 MiB.
- */
-export const GRANULARITY_BYTES = 16 * 2 ** 10;
-
 /** `background` copies what the guest wrote some time later; with `write-blocking` each of its writes waits for the copy. */
 export type CopyMode = 'background' | 'write-blocking';
 
@@ -99,7 +93,7 @@ export async function ensureMirrors(qmp: QmpMonitor | QmpConnection, targets: Mi
       signal?.throwIfAborted();
       await qmp.execute(
         'blockdev-mirror',
-        { 'job-id': job, device: target.device, target: node, sync, 'copy-mode': copyMode, 'buf-size': BUFFER_BYTES, granularity: GRANULARITY_BYTES, 'filter-node-name': filter, 'auto-dismiss': false, 'on-source-error': 'report', 'on-target-error': 'report' },
+        { 'job-id': job, device: target.device, target: node, sync, 'copy-mode': copyMode, 'buf-size': BUFFER_BYTES, 'filter-node-name': filter, 'auto-dismiss': false, 'on-source-error': 'report', 'on-target-error': 'report' },
         DEADLINE,
       );
     }),

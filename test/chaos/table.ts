@@ -38,7 +38,7 @@ function tables(verdicts: Map<string, Dated>): string {
   const columns = FAULTS.filter(({ name }) => name !== 'none');
   const rows = STEPS.map(({ name }) => `| ${name} | ${columns.map((fault) => mark(verdicts.get(key(name, fault.name)))).join(' | ')} |`);
   return [
-    `${all.length} of ${STEPS.length * FAULTS.length} cells, ${dates[0] ?? '-'} to ${dates.at(-1) ?? '-'}, by \`npm run test:chaos -- --all\`: ${count('ok')} held, ${count('failed')} did not, ${count('void')} have no object. A cell that is empty was not run.`,
+    `${all.length} of ${STEPS.length * FAULTS.length} cells, ${dates[0] ?? '-'} to ${dates.at(-1) ?? '-'}, by \`npm run test:chaos -- --all\` with \`--step\` and \`--fault\`: ${count('ok')} held, ${count('failed')} did not, ${count('void')} have no object. A cell that is empty was not run.`,
     '',
     '`→` the guest moved · `↩` it stayed, and the migration names the reason · `⏻` terminated, and cleaned up by its next migration · `†` its own QEMU was killed: one copy was startable, and was started · `·` there is nothing to do it to at this step · `✗` did not hold',
     '',
@@ -54,7 +54,7 @@ function tables(verdicts: Map<string, Dated>): string {
     '',
     '### The pause (R9)',
     '',
-    `The longest silence between two ticks of the guest, in ms, less the time that the harness held an agent. The downtime budget is ${MAX_DOWNTIME_MS} ms, and R9 allows ${R9_MS} ms more.`,
+    `The longest silence between two ticks of the guest, in ms, less the time that the harness held an agent. The downtime budget is ${MAX_DOWNTIME_MS} ms, and R9 allows ${R9_MS} ms more; a cell fails beyond ${MAX_DOWNTIME_MS + R9_MS + 1_000} ms, as the machine was busy.`,
     '',
     gapTable(verdicts),
     '',
