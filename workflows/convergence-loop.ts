@@ -19,6 +19,8 @@ const DISKS_PART = 0.5;
 const MOST_RESTARTS = 3;
 const RESTART_PAUSE_MS = 5_000;
 
+/** What QEMU's NBD client makes of requests whose connection was cut; a disk's own error reads the same, and fails again. */
+const CONNECTION_LOST = /Input\/output error/;
 /** A watch that saw a mirror fail ends at once. */
 const MIRROR_ENDS_MS = 60_000;
 /** After this many pauses that were given up for the disks, the mildest remedy that cannot fall behind is taken. */
@@ -307,7 +309,7 @@ export class ConvergenceLoop {
 
   private async afterFailure(error: unknown): Promise<void> {
     const reason = innermost(error);
-    const again = reason.type === 'MirrorFailed' && (this.broken || this.assessment?.trouble === 'destination-unreachable') && ++this.restarts <= MOST_RESTARTS && Date.now() < this.deadlineAtMs;
+    const again = reason.type === 'MirrorFailed' && (this.broken || this.assessment?.trouble === 'destination-unreachable' || CONNECTION_LOST.test(reason.message)) && ++this.restarts <= MOST_RESTARTS && Date.now() < this.deadlineAtMs;
     if (isCancellation(error) || !again) throw error;
     this.broken = false;
     this.note('policy', 'copies anew', `${reason.message}; begins again, ${this.restarts} of ${MOST_RESTARTS}`);

@@ -213,7 +213,7 @@ describe('docs/divergence.md', () => {
     const expected: Record<string, string[]> = {
       'What is watched': [`${constant('activities/convergence.ts', 'SAMPLE_MS')} ms`, `${constant('activities/convergence.ts', 'GATE_SAMPLE_MS')} ms`, inSeconds(SUPERVISION_TIMES.windowMs)],
       Verdicts: [percent(supervision('FALLING')), percent(supervision('RISING')), percent(supervision('BUDGET_LEFT_OVER')), `${supervision('NEAR_BYTES')} MiB`, `${SUPERVISION_TIMES.nearMs} ms`, inSeconds(SUPERVISION_TIMES.stallMs), `${SUPERVISION_TIMES.flapMemoryMs / 60_000} minutes`, inSeconds(constant('workflows/lasting-verdict.ts', 'MOST_PATIENT') * SUPERVISION_TIMES.lastsMs)],
-      'Trouble sources': [percent(supervision('CAP_USED')), inSeconds(constant('hypervisor/mirrors.ts', 'RECONNECT_SECONDS') * 1000)],
+      'Trouble sources': [percent(supervision('CAP_USED')), inSeconds(constant('workflows/convergence-loop.ts', 'RESTART_PAUSE_MS'))],
       'The gate': [inSeconds(SUPERVISION_TIMES.gateSpanMs), inSeconds(SUPERVISION_TIMES.recentMs).replace(/^1 s$/, 'the last second'), inSeconds(SUPERVISION_TIMES.leadMs), `${SUPERVISION_TIMES.sampleLagMs} ms`, `${supervision('DRAIN_OVERHEAD_MS')} ms`, `${constant('workflows/disk-trend.ts', 'UNKNOWN_LINK_BYTES_PER_SECOND')} MiB/s`, `${constant('hypervisor/mirrors.ts', 'BUFFER_BYTES')} MiB`],
       'The ladder': [percent(THROTTLE_TO), `${['no time', 'once', 'twice', 'three times'][MOST_USES]} in all`],
       'The re-armed switch': [percent(constant('hypervisor/copy-mode.ts', 'THROTTLE_TO')), percent(constant('hypervisor/copy-mode.ts', 'DRAIN_PART')), inSeconds(constant('hypervisor/copy-mode.ts', 'CATCH_UP_MS'))],
