@@ -1,11 +1,10 @@
-import { setTimeout as delay } from 'node:timers/promises';
 import { endPause } from '../hypervisor/copy-mode';
 import { handOver, type HandOverPlan, type HandOverResult } from '../hypervisor/handover';
 import { stopGuard } from '../hypervisor/guard';
 import type { Attempt } from '../hypervisor/guest-store';
 import { liftThrottle, sourceRecord } from '../hypervisor/guest-throttle';
 import { GuestStateError, OwnershipUnknown } from '../hypervisor/host';
-import { cancelMigration, migrationState } from '../hypervisor/migration';
+import { cancelMigration } from '../hypervisor/migration';
 import { clearMirrors, type CopyMode, ensureMirrors, type MirrorTarget } from '../hypervisor/mirrors';
 import { type Findings, type GuestPlan, inspectSource } from '../hypervisor/preflight';
 import { retireCopy, type SourceDisks } from '../hypervisor/retire';
@@ -90,18 +89,19 @@ export function sourceActivities(deps: HostDependencies) {
       });
     },
 
-    /** What became of the guest here, when `moveMemory` could not say it itself. */
+    /**
+     * What became of the guest here, when `moveMemory` could not say it itself. A migration that is still before the point of no return is cancelled: the
+     * guest, paused or not, is this host's, and runs on (R2: what was cancelled or failed was not wholly handed over).
+     */
     async sourceState(input: MigrationRef): Promise<'running' | 'completed' | 'gone'> {
-      return await runStep(deps, 'switchover', input, async ({ ended }) => {
+      return await runStep(deps, 'switchover', input, async () => {
         const { guest } = input;
-        for (;;) {
-          await deps.switchovers.leave(guest);
-          if (!host.process(guest)) return 'gone';
-          const state = await migrationState(await host.monitor(guest).connection());
-          if (state === 'completed') return 'completed';
-          if (state !== 'continued') return 'running';
-          await delay(50, undefined, { signal: ended });
-        }
+        await deps.switchovers.leave(guest);
+        await stopGuard(host, guest);
+        if (!host.process(guest)) return 'gone';
+        if ((await cancelMigration(await host.monitor(guest).connection(), HANG_MS)) === 'completed') return 'completed';
+        if (store.ownership(guest)?.state !== 'owner') await store.setOwnership(guest, { state: 'owner', since: new Date().toISOString() });
+        return 'running';
       });
     },
 

@@ -55,6 +55,8 @@ export async function switchOver(source: ReturnType<typeof sourceHost>, destinat
   async function settle(sourceFate: SourceFate): Promise<Switchover> {
     for (;;) {
       const { fate, arrived } = await fateOfDestination(sourceFate);
+      // R2 makes this impossible; if QEMU breaks its promise nobody may decide but a person.
+      if (sourceFate === 'running' && fate === 'running') throw bothRun();
       switch (decideOwner(sourceFate, fate)) {
         case 'done':
           return { where: 'destination', left, arrived: arrived! };
@@ -68,7 +70,7 @@ export async function switchOver(source: ReturnType<typeof sourceHost>, destinat
         case 'undo': {
           const destroying = destination.undo.destroyIncoming(ref);
           const { destroyed } = sourceFate === 'running' ? await destroying.catch(unreachable) : await destroying;
-          if (!destroyed && sourceFate === 'running') throw ApplicationFailure.nonRetryable(`guest ${ref.guest} runs on ${ref.from}, and ${ref.to} says that it ran there too: stop both, and find out which one is right before one is started`, 'OwnershipUnknown');
+          if (!destroyed && sourceFate === 'running') throw bothRun();
           if (!destroyed) continue;
           if (left?.source === 'running') return { where: 'source', left };
           if (sourceFate === 'running') return { where: 'source', left: { source: 'running', because: 'interrupted', message: 'its agent could not say how the hand-over ended', mirrorsReady: false } };
@@ -76,6 +78,10 @@ export async function switchOver(source: ReturnType<typeof sourceHost>, destinat
         }
       }
     }
+  }
+
+  function bothRun(): ApplicationFailure {
+    return ApplicationFailure.nonRetryable(`guest ${ref.guest} runs on ${ref.from}, and ${ref.to} says that it ran there too: stop both, and find out which one is right before one is started`, 'OwnershipUnknown');
   }
 
   async function fateOfDestination(sourceFate: SourceFate): Promise<{ fate: DestinationFate; arrived?: TakeOverResult }> {

@@ -150,6 +150,18 @@ test('R4: a destination that dies after migrate-continue leaves exactly one gues
   await expectWhole(guest);
 }, 180_000);
 
+test('R4: when a hand-over fails in the window for a reason of its own, the source is asked, the guest runs on, and a later try moves it', async () => {
+  const guest = await lab.boot('host-a', 'r4d');
+  tap.once('host-a', 'job-dismiss', () => {
+    throw Object.assign(new Error('the agent has run out of something'), { name: 'ProcessFailed' });
+  });
+  const result = await lab.move('r4d', 'host-b');
+  expect(result.memoryTries).toBe(2);
+  expect(await activities('r4d', 'sourceState')).toBe(1);
+  await expectWhole(guest);
+  await expectClean(lab, { 'host-b': ['r4d'] });
+});
+
 test('R5: when the source has handed everything over and the destination dies without its marker, the source runs on only after it is dead', async () => {
   const guest = await lab.boot('host-a', 'r5');
   const atCont: string[][] = [];
