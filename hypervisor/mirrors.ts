@@ -24,6 +24,7 @@ export interface MirrorState {
   /** Its work is over: with `error` it failed, without it may still be incomplete: see `finishMirrors`. */
   concluded: boolean;
   error?: string;
+  /** Other than `ok`: QEMU has stopped it since its target could not be written. */
   ioStatus?: 'ok' | 'failed' | 'nospace';
   /** QEMU ≥ 8.2. */
   activelySynced?: boolean;
@@ -47,7 +48,7 @@ const CONNECT_SECONDS = 10;
 /**
  * None. A longer one would hide short cuts from the job, but QEMU drains the mirrors when it stops the guest, with QMP silent, and waits for all of it:
  * with 10 s a storage daemon that died then cost the guest a pause of 10.1 s, and left a filter that blocked its next move; with 0 it cost 0.5 s and
- * left nothing (docs/reliability.md). A copy that loses its connection is begun anew instead.
+ * left nothing (docs/reliability.md). A mirror that loses its connection is stopped by QEMU instead, and goes on when `StoppedMirrors` lets it.
  */
 const RECONNECT_SECONDS = 0;
 
@@ -97,7 +98,8 @@ export async function ensureMirrors(qmp: QmpMonitor | QmpConnection, targets: Mi
       signal?.throwIfAborted();
       await qmp.execute(
         'blockdev-mirror',
-        { 'job-id': job, device: target.device, target: node, sync, 'copy-mode': copyMode, 'buf-size': BUFFER_BYTES, 'filter-node-name': filter, 'auto-dismiss': false, 'on-source-error': 'report', 'on-target-error': 'report' },
+        // A job that is stopped by an error of its target keeps its bitmap: what could not be written is dirty still, and nothing else is copied again.
+        { 'job-id': job, device: target.device, target: node, sync, 'copy-mode': copyMode, 'buf-size': BUFFER_BYTES, 'filter-node-name': filter, 'auto-dismiss': false, 'on-source-error': 'report', 'on-target-error': 'stop' },
         DEADLINE,
       );
     }),
@@ -129,8 +131,17 @@ export async function mirrorStates(qmp: QmpMonitor | QmpConnection, targets: Mir
   });
 }
 
-/** Throws `MirrorFailed` with QEMU's reason if a mirror has ended that should still run. */
+/** Throws `MirrorFailed` if a mirror has ended, or was stopped by an error, that should still run. */
 export function assertMirroring(states: MirrorState[]): void {
+  assertNotEnded(states);
+  const stopped = states.filter(isStopped);
+  if (stopped.length > 0) throw new MirrorFailed(stopped.map((state) => `the mirror of disk ${state.id} stands still: its target could not be written (${state.ioStatus})`).join('; '));
+}
+
+export const isStopped = ({ ioStatus = 'ok', concluded }: MirrorState): boolean => !concluded && ioStatus !== 'ok';
+
+/** Throws `MirrorFailed` with QEMU's reason if a mirror has ended that should still run. */
+export function assertNotEnded(states: MirrorState[]): void {
   const ended = states.filter((state) => state.concluded);
   if (ended.length > 0) throw new MirrorFailed(ended.map((state) => `the mirror of disk ${state.id} ended: ${state.error ?? 'without an error, though nobody asked for it'}`).join('; '));
 }
@@ -142,7 +153,7 @@ export function assertMirroring(states: MirrorState[]): void {
  * somebody else, and proves nothing. Throws `MirrorFailed` otherwise, and the signal's reason when it is aborted.
  */
 export async function finishMirrors(qmp: QmpConnection, targets: MirrorTarget[], attempt: string, signal: AbortSignal, proven = new Set<string>()): Promise<void> {
-  const events = qmp.listen('JOB_STATUS_CHANGE');
+  const events = qmp.listen('JOB_STATUS_CHANGE', 'BLOCK_JOB_ERROR');
   try {
     const all = targets.map((target, index) => ({ target, ...mirrorNames(attempt, index) }));
     const jobs = await qmp.execute('query-jobs');
@@ -154,7 +165,11 @@ export async function finishMirrors(qmp: QmpConnection, targets: MirrorTarget[],
     await Promise.all([...waiting].filter((job) => !concluded.has(job)).map((device) => qmp.execute('block-job-cancel', { device }, { signal }).catch(ignoreDeviceNotActive)));
     while ([...waiting].some((job) => !concluded.has(job))) {
       const event = await events.next({ signal });
-      if (event.data.status === 'concluded') concluded.add(event.data.id);
+      if (event.event === 'JOB_STATUS_CHANGE') {
+        if (event.data.status === 'concluded') concluded.add(event.data.id);
+      } else if (waiting.has(event.data.device)) {
+        throw new MirrorFailed(`the mirror of disk ${all.find(({ job }) => job === event.data.device)!.target.id} met an error of ${event.data.operation} while it was finished`);
+      }
     }
     if (waiting.size > 0) {
       for (const state of await qmp.execute('query-jobs')) {

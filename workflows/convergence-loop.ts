@@ -19,8 +19,8 @@ const DISKS_PART = 0.5;
 const MOST_RESTARTS = 3;
 const RESTART_PAUSE_MS = 5_000;
 
-/** What QEMU's NBD client makes of requests whose connection was cut; a disk's own error reads the same, and fails again. */
-const CONNECTION_LOST = /Input\/output error/;
+/** The storage daemon has ended, or a mirror ended with what QEMU's NBD client makes of a connection that was cut; a disk's own error reads the same, and fails again. */
+const CONNECTION_LOST = /no NBD server answers|Input\/output error/;
 /** A watch that saw a mirror fail ends at once. */
 const MIRROR_ENDS_MS = 60_000;
 /** After this many pauses that were given up for the disks, the mildest remedy that cannot fall behind is taken. */

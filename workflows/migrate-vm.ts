@@ -117,12 +117,15 @@ class Round {
   }
 
   /** Copies the disks and moves the memory, as often as it takes: a try that fails before `migrate-continue` costs no byte of disk. */
-  private async moveUntilArrived(targets: MirrorTarget[]): Promise<Switchover & { where: 'destination' }> {
-    const { ref, status, request, loop } = this;
+  private async moveUntilArrived(first: MirrorTarget[]): Promise<Switchover & { where: 'destination' }> {
+    const { ref, plan, status, request, loop } = this;
+    let targets = first;
     const memory = qemuMemorySettings(request);
     for (let mirrors: 'none' | 'lost' | 'ready' = 'none'; ; ) {
       if (mirrors !== 'ready') {
         this.enter('mirror');
+        // A storage daemon that has ended is started again; its exports have other names then.
+        if (mirrors === 'lost') targets = mirrorTargets(plan, await this.destination.step.exportDisks({ ...ref, plan }));
         await this.source.step.startMirrors({ ...ref, targets, copyMode: request.copyMode, anew: mirrors === 'lost' });
         // Not before: QEMU 10 zeroes an NBD target first, with the guest stopped while the cap lets the zeros through (measured: 11.8 s).
         if (loop.bandwidthBytesPerSecond !== undefined) await this.destination.step.setBandwidth({ ...ref, bytesPerSecond: loop.bandwidthBytesPerSecond });
