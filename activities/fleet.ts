@@ -1,14 +1,18 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import { ApplicationFailure } from '@temporalio/activity';
-import { type Client, WorkflowNotFoundError } from '@temporalio/client';
-import { type HostState, hostQuery, hostWorkflowId } from '../workflows/messages';
+import { type Client, WorkflowNotFoundError, WorkflowUpdateFailedError } from '@temporalio/client';
+import { placementHost } from '../workflows/capacity';
+import type { PlacementHost } from '../workflows/fleet';
+import { cordonUpdate, type HostState, hostQuery, hostWorkflowId, type Reservation, releaseUpdate, reserveUpdate } from '../workflows/messages';
+import { ERRORS } from './errors';
 
 const LISTED_MS = 1_500;
 
 export type FleetActivities = ReturnType<typeof fleetActivities>;
 
-/** Run by the control worker: what hosts say of themselves. */
+/** Run by the control worker: what hosts say of themselves, and what is asked of their entities. */
 export function fleetActivities(client: Client) {
+  const entity = (host: string) => client.workflow.getHandle(hostWorkflowId(host));
   return {
     /** The host that has this guest. Refuses, with what is known, if there is none, or if `to` is that host or unknown. */
     async locateGuest({ guest, to }: { guest: string; to: string }): Promise<{ from: string }> {
@@ -29,7 +33,71 @@ export function fleetActivities(client: Client) {
       if (reasons.length > 0) throw ApplicationFailure.create({ type: 'MigrationRefused', nonRetryable: true, message: `guest ${guest} cannot move to ${to}; nothing was changed:\n- ${reasons.join('\n- ')}`, details: [{ blockers: reasons }] });
       return { from: having[0]!.name };
     },
+
+    /** Every host as placement sees it now. */
+    async fleet(): Promise<PlacementHost[]> {
+      const hosts = await knownHosts(client);
+      return hosts.map((host) => placementHost(host, Date.now()));
+    },
+
+    /**
+     * Takes one outgoing slot at the source, and one incoming with room for the guest at the destination: both or none. Throws `NoSlot`, which is tried
+     * again, or the reason why it cannot be had at all.
+     */
+    async reserve({ from, to, ...what }: Omit<Reservation, 'direction'> & { from: string; to: string }): Promise<void> {
+      await update(from, reserveUpdate.name, { ...what, direction: 'outgoing' });
+      try {
+        await update(to, reserveUpdate.name, { ...what, direction: 'incoming' });
+      } catch (error) {
+        // Whoever waits for the one holds none of the other.
+        await update(from, releaseUpdate.name, what).catch(() => undefined);
+        throw error;
+      }
+    },
+
+    /** A host that is not known any more has nothing to release. */
+    async release({ hosts, workflowId, runId }: { hosts: string[]; workflowId: string; runId: string }): Promise<void> {
+      for (const host of hosts) {
+        await update(host, releaseUpdate.name, { workflowId, runId }).catch((error: unknown) => {
+          if (!(error instanceof ApplicationFailure && error.type === 'HostUnreachable')) throw error;
+        });
+      }
+    },
+
+    /** Without `cordon` the host is uncordoned. */
+    async setCordon({ host, cordon }: { host: string; cordon?: { by: string; reason: string } }): Promise<void> {
+      await update(host, cordonUpdate.name, { ...(cordon && { cordon }) });
+    },
+
+    /** Which of these workflow runs are over: their run ids. */
+    async endedWorkflows(runs: { workflowId: string; runId: string }[]): Promise<string[]> {
+      const ended = await Promise.all(
+        runs.map(async ({ workflowId, runId }) => {
+          try {
+            const { status } = await client.workflow.getHandle(workflowId, runId).describe();
+            return status.name === 'RUNNING' ? undefined : runId;
+          } catch (error) {
+            if (error instanceof WorkflowNotFoundError) return runId;
+            throw error;
+          }
+        }),
+      );
+      return ended.filter((runId) => runId !== undefined);
+    },
   };
+
+  /** Asks a host's entity; its refusal keeps its type. */
+  async function update(host: string, name: string, argument: unknown): Promise<void> {
+    try {
+      await entity(host).executeUpdate(name, { args: [argument] });
+    } catch (error) {
+      if (error instanceof WorkflowNotFoundError) throw ApplicationFailure.nonRetryable(`there is no host "${host}": start its agent`, 'HostUnreachable');
+      const cause = error instanceof WorkflowUpdateFailedError ? error.cause : undefined;
+      if (!(cause instanceof ApplicationFailure)) throw error;
+      const type = cause.type ?? 'MigrationRefused';
+      throw ApplicationFailure.create({ type, message: cause.message, nonRetryable: !(Object.hasOwn(ERRORS, type) && ERRORS[type as keyof typeof ERRORS].retried) });
+    }
+  }
 }
 
 /** What every host said last, in the order of their names. A host that has just come is listed only a moment later: `named` ones are asked all the same. */

@@ -92,7 +92,10 @@ export async function ensureMirrors(qmp: QmpMonitor | QmpConnection, targets: Mi
             'detect-zeroes': 'unmap',
           },
           DEADLINE,
-        );
+        ).catch((error: unknown) => {
+          if (error instanceof QmpCommandFailed && /cancelled by timeout/.test(error.desc)) throw new MirrorFailed(`the NBD export of disk ${target.id} on ${target.host} port ${target.port} does not answer within ${CONNECT_SECONDS} s: the destination's storage daemon hangs, or the link is dead`);
+          throw error;
+        });
       }
       // Not one that is sent after the guest runs on: with `sync: 'none'` it would miss what was written in between.
       signal?.throwIfAborted();

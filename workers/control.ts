@@ -2,10 +2,10 @@ import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import type { Connection } from '@temporalio/client';
 import { temporal } from '@temporalio/proto';
-import { bundleWorkflowCode, Worker, type WorkflowBundleWithSourceMap } from '@temporalio/worker';
+import { bundleWorkflowCode, Worker, type WorkerOptions, type WorkflowBundleWithSourceMap } from '@temporalio/worker';
 import type { Logger } from 'pino';
 import { fleetActivities } from '../activities/fleet';
-import { CONTROL_QUEUE, SEARCH_ATTRIBUTES } from '../workflows/messages';
+import { CONTROL_QUEUE, DEPLOYMENT, SEARCH_ATTRIBUTES } from '../workflows/messages';
 import { connectClient, connectWorker, type TemporalAddress } from './connection';
 
 /** A part of vmferry that runs until it is stopped; stopping never touches a guest. */
@@ -35,6 +35,7 @@ export async function startControlWorker(options: { temporal?: TemporalAddress; 
     workflowBundle: options.bundle ?? (existsSync(BUNDLE_PATH) ? { codePath: BUNDLE_PATH } : await bundleWorkflows()),
     activities: fleetActivities(client),
     shutdownGraceTime: '10 seconds',
+    ...versioning(process.env['VMFERRY_BUILD']),
   });
   const done = worker.run();
   done.catch(() => undefined);
@@ -48,6 +49,15 @@ export async function startControlWorker(options: { temporal?: TemporalAddress; 
       await clientConnection.close();
     },
   };
+}
+
+/**
+ * Opt-in: with a build id a migration stays with the control workers of the build that began it, and new ones begin with the build that is current
+ * (`temporal worker deployment set-current-version`); without one, workers of any age take every task, and the code must replay (test/replay).
+ */
+function versioning(buildId: string | undefined): Pick<WorkerOptions, 'workerDeploymentOptions'> {
+  if (!buildId) return {};
+  return { workerDeploymentOptions: { version: { deploymentName: DEPLOYMENT, buildId }, useWorkerVersioning: true, defaultVersioningBehavior: 'PINNED' } };
 }
 
 /** A workflow that sets an attribute which the server does not know would hang: makes them known first. */

@@ -28,6 +28,10 @@ const SWITCHOVER = { ...COMMON, startToCloseTimeout: '30 days' } as const;
 
 export const control = proxyActivities<FleetActivities>({ taskQueue: CONTROL_QUEUE, startToCloseTimeout: '20 seconds', retry: { maximumAttempts: 3 } });
 
+/** For what is free only after a while. */
+export const controlPatiently = (patienceSeconds: number) =>
+  proxyActivities<FleetActivities>({ cancellationType: ActivityCancellationType.WAIT_CANCELLATION_COMPLETED, taskQueue: CONTROL_QUEUE, startToCloseTimeout: '20 seconds', scheduleToCloseTimeout: patienceSeconds * 1000, retry: { initialInterval: '500 milliseconds', backoffCoefficient: 1.5, maximumInterval: '10 seconds' } });
+
 export function sourceHost(host: string) {
   const on = (options: ActivityOptions) => proxyActivities<Source>({ ...options, taskQueue: host });
   return {

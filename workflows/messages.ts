@@ -5,12 +5,16 @@ import type { DestinationWindow } from '../hypervisor/takeover';
 import type { SourceWindow } from '../hypervisor/handover';
 import type { Assessment, Verdict } from './convergence';
 import type { RemedyName } from './divergence';
+import type { GuestReport, HostFacts, RootReport, Slots } from './fleet';
 import type { MemoryAssessment } from './memory-convergence';
 import type { Phase } from './phases';
 import type { Steer } from './steer';
 
 /** The task queue of all workflows. A host's activities are on a queue with the host's name. */
 export const CONTROL_QUEUE = 'vmferry-control';
+
+/** What Temporal calls the control workers together, where worker versioning is used. */
+export const DEPLOYMENT = 'vmferry';
 
 export const SEARCH_ATTRIBUTES = {
   guest: defineSearchAttributeKey('VmferryGuest', SearchAttributeType.KEYWORD),
@@ -74,6 +78,8 @@ export const migrateVmSchema = convergencePolicySchema.extend({
   /** What becomes of the source's images: `keep` puts them aside for `keepHours`, `wipe` deletes them. */
   sourceDisks: z.enum(['keep', 'wipe']).default('keep'),
   keepHours: positive.default(24),
+  /** How long it waits for a free slot at its hosts, in seconds. */
+  slotSeconds: positive.default(24 * 3600),
 });
 
 export type MigrateVmInput = z.input<typeof migrateVmSchema>;
@@ -121,17 +127,35 @@ export interface MigrationStatus {
   postponedUntil?: string;
 }
 
-/** What a host says of itself. */
+/** What a host says of itself. The facts come with the first report of an agent, and now and then. */
 export interface HostReport {
   name: string;
   address: string;
-  guests: { name: string; state: string }[];
+  guests: GuestReport[];
+  totalMemoryBytes: number;
   freeMemoryBytes: number;
+  roots: RootReport[];
+  facts?: HostFacts;
+}
+
+/** A slot of a host, and room on it, for one move. It ends with the workflow that took it. */
+export interface Reservation {
+  workflowId: string;
+  runId: string;
+  guest: string;
+  direction: 'outgoing' | 'incoming';
+  memoryBytes: number;
+  disks: { root: string; bytes: number }[];
 }
 
 export interface HostState extends HostReport {
   /** When it was last heard of, ISO 8601. */
   reportedAt: string;
+  reservations: Reservation[];
+  /** Gets nothing new. */
+  cordoned?: { by: string; reason: string; at: string };
+  /** Set by an operator, in place of what its configuration gives. */
+  slots?: Slots;
 }
 
 /** What an agent tells a migration under way: only what has changed for good. */
@@ -145,6 +169,13 @@ export const newsSignal = defineSignal<[News]>('news');
 /** Resolves when the steer was accepted; rejects with the reason why it makes no sense now. */
 export const steerUpdate = defineUpdate<DecisionRecord, [Steer]>('steer');
 export const reportSignal = defineSignal<[HostReport]>('report');
+/** Rejects with `NoSlot`, `MigrationRefused` or `HostUnreachable` if the host cannot give it now. */
+export const reserveUpdate = defineUpdate<void, [Reservation]>('reserve');
+export const releaseUpdate = defineUpdate<void, [{ workflowId: string; runId: string }]>('release');
+/** Without `cordon` the host is uncordoned. */
+export const cordonUpdate = defineUpdate<void, [{ cordon?: { by: string; reason: string } }]>('cordon');
+/** Without `slots` those of its configuration apply again. */
+export const setSlotsUpdate = defineUpdate<void, [{ slots?: Partial<Slots> }]>('setSlots');
 export const hostQuery = defineQuery<HostState | undefined>('host');
 
 export const migrationWorkflowId = (vm: string) => `migrate/${vm}`;

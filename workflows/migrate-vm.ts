@@ -1,10 +1,10 @@
-import { ActivityFailure, ApplicationFailure, allHandlersFinished, CancellationScope, CancelledFailure, condition, log, ParentClosePolicy, setCurrentDetails, setHandler, sleep, startChild, TimeoutFailure, upsertSearchAttributes, workflowInfo } from '@temporalio/workflow';
+import { ActivityFailure, ApplicationFailure, allHandlersFinished, CancellationScope, CancelledFailure, condition, log, ParentClosePolicy, patched, setCurrentDetails, setHandler, sleep, startChild, TimeoutFailure, upsertSearchAttributes, workflowInfo } from '@temporalio/workflow';
 import type { MigrationRef } from '../activities/context';
 import type { HandOverPlan, HandOverResult } from '../hypervisor/handover';
 import type { MirrorTarget } from '../hypervisor/mirrors';
 import type { GuestPlan } from '../hypervisor/preflight';
 import type { Exports } from '../hypervisor/storage-daemon';
-import { control, destinationHost, sourceHost } from './activities';
+import { control, controlPatiently, destinationHost, sourceHost } from './activities';
 import { ConvergenceLoop } from './convergence-loop';
 import { currentDetails } from './details';
 import { finishCleanup } from './finish-cleanup';
@@ -51,6 +51,7 @@ class Round {
   private source!: ReturnType<typeof sourceHost>;
   private destination!: ReturnType<typeof destinationHost>;
   private loop!: ConvergenceLoop;
+  private reserved = false;
 
   constructor(private readonly raw: MigrateVmInput, private readonly status: MigrationStatus, private readonly steering: Steering, private readonly startedAt: number, private readonly round: number) {
     this.request = parseInput(raw);
@@ -75,6 +76,7 @@ class Round {
       return await CancellationScope.nonCancellable(async () => {
         this.enter('cleanup');
         await Promise.all([this.atLast({ at: 'destination', do: 'settleDestination' }), this.atLast({ at: 'source', do: 'retireSource', sourceDisks: this.request.sourceDisks, keepHours: this.request.keepHours })]);
+        if (this.reserved) await this.release().catch((error: unknown) => log.warn('the slots are released later', { error: String(error) }));
         setCurrentDetails(`**${vm}** runs on **${to}**`);
         return this.result(left, arrived);
       });
@@ -100,6 +102,7 @@ class Round {
   /** Every step that changes something, its undo registered before it: a step that timed out may have taken effect. */
   private async move(): Promise<Switchover & { where: 'destination' }> {
     const { ref, plan, destination, undos } = this;
+    if (patched('reserve')) await this.reserve();
     this.enter('prepare');
     undos.push(() => this.atLast({ at: 'destination', do: 'discardDestination' }));
     await destination.step.prepareDestination({ ...ref, plan });
@@ -114,6 +117,22 @@ class Round {
       await this.atLast({ at: 'source', do: 'removeMirrors', destinationDestroyed: destroyed });
     });
     return await this.moveUntilArrived(targets);
+  }
+
+  /** Waits for a slot at both hosts, and room at the destination. */
+  private async reserve(): Promise<void> {
+    const { guest, from, to } = this.ref;
+    const { workflowId, runId } = workflowInfo();
+    this.enter('reserve');
+    this.undos.push(() => this.release());
+    const disks = this.plan.disks.map(({ path, allocatedBytes, blockDevice }) => ({ root: /^\$\{([^}]+)\}/.exec(path)![1]!, bytes: blockDevice ? 0 : allocatedBytes }));
+    await controlPatiently(this.request.slotSeconds).reserve({ from, to, guest, workflowId, runId, memoryBytes: this.plan.definition.memory, disks });
+    this.reserved = true;
+  }
+
+  private async release(): Promise<void> {
+    const { workflowId, runId } = workflowInfo();
+    await control.release({ hosts: [this.ref.from, this.ref.to], workflowId, runId });
   }
 
   /** Copies the disks and moves the memory, as often as it takes: a try that fails before `migrate-continue` costs no byte of disk. */
