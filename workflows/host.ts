@@ -1,7 +1,7 @@
 import { allHandlersFinished, ApplicationFailure, condition, continueAsNew, setHandler, setWorkflowOptions, workflowInfo } from '@temporalio/workflow';
 import { control } from './activities';
 import { refuseReservation, slotsOf } from './capacity';
-import { slotsSchema } from './fleet';
+import { type Slots, slotsSchema } from './fleet';
 import { cordonUpdate, DEPLOYMENT, type HostReport, type HostState, hostQuery, type Reservation, releaseUpdate, reportSignal, reserveUpdate, setSlotsUpdate } from './messages';
 
 /** How often reservations of workflows that have ended without releasing them, as one that was terminated, are looked for. */
@@ -48,7 +48,7 @@ export async function host(name: string, last?: HostState): Promise<void> {
       state = cordon ? { ...host, cordoned: { ...cordon, at: new Date().toISOString() } } : host;
     },
     {
-      validator: ({ cordon }) => {
+      validator: ({ cordon }: { cordon?: { by: string; reason: string } }) => {
         known();
         if (cordon && (!cordon.by.trim() || !cordon.reason.trim())) throw ApplicationFailure.nonRetryable('by, reason: say who cordons the host, and why', 'InvalidDefinition');
       },
@@ -62,7 +62,7 @@ export async function host(name: string, last?: HostState): Promise<void> {
       state = slots ? { ...host, slots: { ...slotsOf(known()), ...slots } } : host;
     },
     {
-      validator: ({ slots = {} }) => {
+      validator: ({ slots = {} }: { slots?: Partial<Slots> }) => {
         known();
         const parsed = slotsSchema.partial().safeParse(slots);
         if (!parsed.success) throw ApplicationFailure.nonRetryable(parsed.error.issues.map(({ path, message }) => `${path.join('.') || 'slots'}: ${message}`).join('; '), 'InvalidDefinition');

@@ -144,7 +144,7 @@ class Round {
       if (mirrors !== 'ready') {
         this.enter('mirror');
         // A storage daemon that has ended is started again; its exports have other names then.
-        if (mirrors === 'lost') targets = mirrorTargets(plan, await this.destination.step.exportDisks({ ...ref, plan }));
+        if (mirrors === 'lost' && patched('export-anew')) targets = mirrorTargets(plan, await this.destination.step.exportDisks({ ...ref, plan }));
         await this.source.step.startMirrors({ ...ref, targets, copyMode: request.copyMode, anew: mirrors === 'lost' });
         // Not before: QEMU 10 zeroes an NBD target first, with the guest stopped while the cap lets the zeros through (measured: 11.8 s).
         if (loop.bandwidthBytesPerSecond !== undefined) await this.destination.step.setBandwidth({ ...ref, bytesPerSecond: loop.bandwidthBytesPerSecond });
