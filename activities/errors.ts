@@ -23,6 +23,7 @@ export const ERRORS = {
   MemoryNotConverging: { retried: false, advice: 'the guest dirties memory faster than the link: give more bandwidth or a quieter hour' },
   MigrationRefused: { retried: false, advice: 'nothing was changed; the message lists every reason with what to do' },
   NoSlot: { retried: true, advice: 'as many guests as allowed are on their way; vmferry waits for a slot (vmferry host set-limits allows more)' },
+  EvacuationRefused: { retried: false, advice: 'nothing was changed; the message lists every reason with what to do' },
   HostUnreachable: { retried: false, advice: 'the agent of this host does not answer: start it, or check the host\'s name' },
   ImageExists: { retried: false, advice: 'move or delete the image at the destination if it is not needed' },
   InvalidDefinition: { retried: false, advice: 'correct the fields that the message names' },

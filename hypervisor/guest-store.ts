@@ -29,6 +29,10 @@ export interface SourceAttempt {
   throttledFrom?: IoThrottle[] | undefined;
   /** Every guest write waits for the mirrors: a mirror that is made anew is made so. */
   writeBlocking?: boolean | undefined;
+  /** The guest does not run, and only its images are copied; it is not startable meanwhile. */
+  cold?: boolean | undefined;
+  /** Of a cold copy: what each disk has at the destination. */
+  copiedBytes?: Record<string, number> | undefined;
   /** Set while the guest is paused for a moment to switch its mirrors: whoever finds it lets the guest run. */
   pausedToSwitch?: boolean | undefined;
 }

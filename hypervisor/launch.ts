@@ -65,6 +65,8 @@ export async function startGuest(host: Host, guest: string): Promise<void> {
   if (ownership?.state === 'handed-over') {
     throw new GuestStateError(`guest "${guest}" was handed over to ${ownership.to} (attempt ${ownership.attempt}): ${ownership.to} owns it unless its migration says otherwise; starting it here could make two copies`);
   }
+  const attempt = host.store.attempt(guest);
+  if (attempt?.role === 'source' && attempt.cold) throw new GuestStateError(`guest "${guest}" is being copied to ${attempt.to}: cancel that (vmferry cancel ${guest}), or start it there afterwards`);
   if (!mayStart(ownership)) throw new GuestStateError(`guest "${guest}" is on its way to ${host.name} and not startable before it has arrived`);
   const monitor = await ensureQemu(host, definition, false);
   const { status } = await monitor.execute('query-status');

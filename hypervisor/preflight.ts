@@ -35,6 +35,8 @@ export interface GuestPlan {
   definition: Definition;
   disks: DiskPlan[];
   running: boolean;
+  /** It has no QEMU: only its images move. */
+  cold?: boolean;
   /** What this QEMU can do about mirrors that do not converge: by what it says, never by its version. */
   features: { writeBlockingLive: boolean; rearm: boolean; ioThrottle: boolean };
   /** Names of the memory migration's settings that this QEMU has. */
@@ -141,7 +143,7 @@ export async function inspectDestination(host: Host, plan: GuestPlan, attempt: s
     if (!models.split(/\s+/).some((word) => word.replace(/-x86_64-cpu$/, '') === model)) blockers.push(`${emulator} on ${host.name} has no CPU model ${model}`);
   });
   const free = host.freeMemory(guest);
-  if (definition.memory > free) blockers.push(`${host.name} is ${formatBytes(definition.memory - free)} of memory short: guest "${guest}" needs ${formatBytes(definition.memory)}, ${formatBytes(Math.max(0, free))} are free`);
+  if (!plan.cold && definition.memory > free) blockers.push(`${host.name} is ${formatBytes(definition.memory - free)} of memory short: guest "${guest}" needs ${formatBytes(definition.memory)}, ${formatBytes(Math.max(0, free))} are free`);
 
   const needed = new Map<number, { folder: string; bytes: number }>();
   for (const disk of disks) {
@@ -177,7 +179,7 @@ export async function inspectDestination(host: Host, plan: GuestPlan, attempt: s
     });
   }
   // Whatever else its command line names: the incoming QEMU would be refused only after the disks were copied.
-  if (!plan.running && (host.config.chroot ?? host.config.runAs)) blockers.push(`guest "${guest}" is paused, and ${host.name} has chroot or runAs, where a guest that arrives paused cannot open its images for its next move: let it run (cont), or move it elsewhere`);
+  if (!plan.running && !plan.cold && (host.config.chroot ?? host.config.runAs)) blockers.push(`guest "${guest}" is paused, and ${host.name} has chroot or runAs, where a guest that arrives paused cannot open its images for its next move: let it run (cont), or move it elsewhere`);
   await collect(blockers, async () => void qemuArguments(host.config, definition, { incoming: true }));
   return { blockers: [...new Set(blockers)], warnings: [] };
 }

@@ -1,12 +1,14 @@
 import { ActivityCancellationType, type ActivityOptions, proxyActivities } from '@temporalio/workflow';
 import type { destinationActivities } from '../activities/destination';
 import type { FleetActivities } from '../activities/fleet';
+import type { coldActivities } from '../activities/cold';
 import type { convergenceActivities } from '../activities/convergence';
 import type { sourceActivities } from '../activities/source';
 import { CONTROL_QUEUE } from './messages';
 
-type Source = ReturnType<typeof sourceActivities> & ReturnType<typeof convergenceActivities>;
-type Destination = ReturnType<typeof destinationActivities>;
+type Source = ReturnType<typeof sourceActivities> & ReturnType<typeof convergenceActivities> & Cold;
+type Destination = ReturnType<typeof destinationActivities> & Cold;
+type Cold = ReturnType<typeof coldActivities>;
 
 const COMMON = {
   // The default goes on while the activity still cleans up (facts/temporal.md §1).
@@ -39,6 +41,8 @@ export function sourceHost(host: string) {
     step: on(STEP),
     /** The workflow's own deadlines bound it. */
     converge: on({ ...COMMON, scheduleToStartTimeout: '2 minutes', startToCloseTimeout: '365 days' }),
+    /** However large the images are; an agent that is away for long ends it. */
+    copy: on({ ...COMMON, scheduleToStartTimeout: '10 minutes', startToCloseTimeout: '30 days' }),
     switchover: on(SWITCHOVER),
     undo: on(UNDO),
     atLast: on(AT_LAST),

@@ -13,4 +13,4 @@ export function currentDetails(status: MigrationStatus): string {
   ].join('\n\n');
 }
 
-const cell = (text: string) => text.replaceAll('|', '\\|').replaceAll('\n', ' ');
+export const cell = (text: string) => text.replaceAll('|', '\\|').replaceAll('\n', ' ');

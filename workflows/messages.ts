@@ -22,6 +22,8 @@ export const SEARCH_ATTRIBUTES = {
   destination: defineSearchAttributeKey('VmferryDestination', SearchAttributeType.KEYWORD),
   phase: defineSearchAttributeKey('VmferryPhase', SearchAttributeType.KEYWORD),
   verdict: defineSearchAttributeKey('VmferryVerdict', SearchAttributeType.KEYWORD),
+  /** The host that is emptied, on its evacuation and on each move that belongs to it. */
+  evacuation: defineSearchAttributeKey('VmferryEvacuation', SearchAttributeType.KEYWORD),
 } as const;
 
 const positive = z.number().positive();

@@ -8,6 +8,7 @@ import { control, controlPatiently, destinationHost, sourceHost } from './activi
 import { ConvergenceLoop } from './convergence-loop';
 import { currentDetails } from './details';
 import { finishCleanup } from './finish-cleanup';
+import { parseInput } from './input';
 import { ignoredSettings, qemuMemorySettings } from './memory-settings';
 import { migrateVmSchema, type MigrateVmInput, type MigrationRequest, type MigrationResult, type MigrationStatus, SEARCH_ATTRIBUTES, statusQuery } from './messages';
 import type { Phase } from './phases';
@@ -22,7 +23,7 @@ const LONGEST_BACKOFF_MS = 30_000;
  * the source and nothing at the destination; after it the guest belongs to whom `decideOwner` says.
  */
 export async function migrateVm(raw: MigrateVmInput): Promise<MigrationResult> {
-  const { vm, to } = parseInput(raw);
+  const { vm, to } = parseInput(migrateVmSchema, raw, 'MigrationRefused');
   const startedAt = Date.now();
   const status: MigrationStatus = { vm, to, phase: 'preflight', memoryTry: 0, warnings: [], decisions: [] };
   setHandler(statusQuery, () => status);
@@ -54,7 +55,7 @@ class Round {
   private reserved = false;
 
   constructor(private readonly raw: MigrateVmInput, private readonly status: MigrationStatus, private readonly steering: Steering, private readonly startedAt: number, private readonly round: number) {
-    this.request = parseInput(raw);
+    this.request = parseInput(migrateVmSchema, raw, 'MigrationRefused');
   }
 
   async run(): Promise<MigrationResult> {
@@ -93,7 +94,7 @@ class Round {
     const there = here.plan ? await reachable(ref.to, this.destination.look.inspectDestination({ ...ref, plan: here.plan })) : { blockers: [], warnings: [] };
     const blockers = [...here.blockers, ...there.blockers];
     if (blockers.length > 0 || !here.plan) throw refused(ref.guest, ref.to, blockers);
-    this.request = parseInput({ ...here.plan.defaults, ...this.raw });
+    this.request = parseInput(migrateVmSchema, { ...here.plan.defaults, ...this.raw }, 'MigrationRefused');
     this.status.warnings = [...here.warnings, ...there.warnings, ...ignoredSettings(qemuMemorySettings(this.request), here.plan.memoryFeatures)];
     this.status.warnings.forEach((warning) => log.warn(warning));
     return here.plan;
@@ -125,7 +126,7 @@ class Round {
     const { workflowId, runId } = workflowInfo();
     this.enter('reserve');
     this.undos.push(() => this.release());
-    const disks = this.plan.disks.map(({ path, allocatedBytes, blockDevice }) => ({ root: /^\$\{([^}]+)\}/.exec(path)![1]!, bytes: blockDevice ? 0 : allocatedBytes }));
+    const disks = this.plan.disks.map(({ path, allocatedBytes, blockDevice }) => ({ root: rootOf(path), bytes: blockDevice ? 0 : allocatedBytes }));
     await controlPatiently(this.request.slotSeconds).reserve({ from, to, guest, workflowId, runId, memoryBytes: this.plan.definition.memory, disks });
     this.reserved = true;
   }
@@ -254,19 +255,15 @@ async function waitUntil(untilMs: number, status: MigrationStatus, steering: Ste
   if (steering.ending) throw steering.ending;
 }
 
-function parseInput(raw: unknown): MigrationRequest {
-  const parsed = migrateVmSchema.safeParse(raw);
-  if (parsed.success) return parsed.data;
-  const given = (path: PropertyKey[]) => path.reduce<unknown>((at, key) => (at as Record<PropertyKey, unknown> | undefined)?.[key], raw);
-  throw ApplicationFailure.nonRetryable(parsed.error.issues.map(({ path, message }) => `${path.join('.') || 'input'}: ${message} (got ${JSON.stringify(given(path)) ?? 'nothing'})`).join('; '), 'MigrationRefused');
-}
+/** The root of a portable path. */
+export const rootOf = (path: string): string => /^\$\{([^}]+)\}/.exec(path)![1]!;
 
-function refused(vm: string, to: string, blockers: string[]): ApplicationFailure {
+export function refused(vm: string, to: string, blockers: string[]): ApplicationFailure {
   return ApplicationFailure.create({ type: 'MigrationRefused', nonRetryable: true, message: `guest ${vm} cannot move to ${to}; nothing was changed:\n- ${blockers.join('\n- ')}`, details: [{ blockers }] });
 }
 
 /** A host whose agent takes no task is unreachable; that is said instead of "activity timed out". */
-async function reachable<T>(host: string, look: Promise<T>): Promise<T> {
+export async function reachable<T>(host: string, look: Promise<T>): Promise<T> {
   try {
     return await look;
   } catch (error) {
@@ -277,6 +274,6 @@ async function reachable<T>(host: string, look: Promise<T>): Promise<T> {
   }
 }
 
-function mirrorTargets(plan: GuestPlan, exports: Exports): MirrorTarget[] {
+export function mirrorTargets(plan: GuestPlan, exports: Exports): MirrorTarget[] {
   return plan.disks.map(({ id, device, sizeBytes }) => ({ id, device, sizeBytes, host: exports.host, port: exports.port, exportName: exports.names[id]! }));
 }
