@@ -1,3 +1,4 @@
+import { setTimeout as delay } from 'node:timers/promises';
 import type { QmpConnection } from '../qmp/connection';
 import { QmpCommandFailed } from '../qmp/errors';
 import type { QmpMonitor } from '../qmp/monitor';
@@ -43,8 +44,15 @@ export function mirrorNames(attempt: string, index: number) {
   return { job: `${OURS}job-${attempt}-${index}`, node: `${OURS}nbd-${attempt}-${index}`, filter: `${OURS}top-${attempt}-${index}` };
 }
 
-/** A connect that is not answered ends after this; QMP is blocked meanwhile. */
-const CONNECT_SECONDS = 10;
+/** How long the export may take to greet us before QEMU is told to connect. */
+const ANSWER_MS = 10_000;
+/**
+ * QEMU connects with its main loop held, and with it the guest: measured 3 s of silence for a link that was cut for 2 s just then, with 10 s allowed. So it
+ * gets little time, and is told again.
+ */
+const CONNECT_SECONDS = 1;
+const MOST_CONNECTS = 5;
+const CONNECT_PAUSE_MS = 2_000;
 /**
  * None. A longer one would hide short cuts from the job, but QEMU drains the mirrors when it stops the guest, with QMP silent, and waits for all of it:
  * with 10 s a storage daemon that died then cost the guest a pause of 10.1 s, and left a filter that blocked its next move; with 0 it cost 0.5 s and
@@ -71,31 +79,12 @@ export async function ensureMirrors(qmp: QmpMonitor | QmpConnection, targets: Mi
   const jobs = new Set((await qmp.execute('query-jobs')).map(({ id }) => id));
   const all = await qmp.execute('query-named-block-nodes', { flat: true });
   const nodes = new Set(all.map((node) => node['node-name']));
-  const missing = targets.find((_target, index) => !nodes.has(mirrorNames(attempt, index).node));
-  if (missing) await nbdAnswers(missing.host, missing.port, CONNECT_SECONDS * 1000, signal);
   await Promise.all(
     targets.map(async (target, index) => {
       const { job, node, filter } = mirrorNames(attempt, index);
       if (jobs.has(job)) return;
       if (!nodes.has(node)) {
-        await qmp.execute(
-          'blockdev-add',
-          {
-            driver: 'nbd',
-            'node-name': node,
-            // An address, not a URI: no brackets around IPv6.
-            server: { type: 'inet', host: target.host, port: String(target.port) },
-            export: target.exportName,
-            'open-timeout': CONNECT_SECONDS,
-            'reconnect-delay': RECONNECT_SECONDS,
-            discard: 'unmap',
-            'detect-zeroes': 'unmap',
-          },
-          DEADLINE,
-        ).catch((error: unknown) => {
-          if (error instanceof QmpCommandFailed && /cancelled by timeout/.test(error.desc)) throw new MirrorFailed(`the NBD export of disk ${target.id} on ${target.host} port ${target.port} does not answer within ${CONNECT_SECONDS} s: the destination's storage daemon hangs, or the link is dead`);
-          throw error;
-        });
+        await connect(qmp, target, node, signal);
       }
       // Not one that is sent after the guest runs on: with `sync: 'none'` it would miss what was written in between.
       signal?.throwIfAborted();
@@ -107,6 +96,24 @@ export async function ensureMirrors(qmp: QmpMonitor | QmpConnection, targets: Mi
       );
     }),
   );
+}
+
+/** Adds the NBD node of a target. Throws `MirrorFailed` if its export cannot be connected to. */
+async function connect(qmp: QmpMonitor | QmpConnection, target: MirrorTarget, node: string, signal?: AbortSignal): Promise<void> {
+  const { host, port, exportName, id } = target;
+  for (let tries = 1; ; tries++) {
+    await nbdAnswers(host, port, ANSWER_MS, signal);
+    try {
+      // An address, not a URI: no brackets around IPv6.
+      const server = { type: 'inet', host, port: String(port) };
+      await qmp.execute('blockdev-add', { driver: 'nbd', 'node-name': node, server, export: exportName, 'open-timeout': CONNECT_SECONDS, 'reconnect-delay': RECONNECT_SECONDS, discard: 'unmap', 'detect-zeroes': 'unmap' }, DEADLINE);
+      return;
+    } catch (error) {
+      if (!(error instanceof QmpCommandFailed) || /Duplicate nodes/.test(error.desc)) throw error;
+      if (tries === MOST_CONNECTS) throw new MirrorFailed(`no NBD server answers QEMU on ${host} port ${port} (disk ${id}, ${tries} tries, the last: ${error.desc}): the destination's storage daemon hangs, or the link is dead`);
+      await delay(CONNECT_PAUSE_MS, undefined, signal ? { signal } : {});
+    }
+  }
 }
 
 /** The state of each target's mirror. Throws `MirrorFailed` if one is not there at all. */

@@ -109,7 +109,7 @@ export class ConvergenceLoop {
         case undefined:
       }
       if (ended.open) return 'ready';
-      await this.afterFailure(ended.failure);
+      await this.beginAgain(ended.failure);
       return 'mirrors-lost';
     }
   }
@@ -307,7 +307,8 @@ export class ConvergenceLoop {
     return record;
   }
 
-  private async afterFailure(error: unknown): Promise<void> {
+  /** Waits a moment, if mirrors that failed can be begun anew; else throws what they failed with. */
+  async beginAgain(error: unknown): Promise<void> {
     const reason = innermost(error);
     const again = reason.type === 'MirrorFailed' && (this.broken || this.assessment?.trouble === 'destination-unreachable' || CONNECTION_LOST.test(reason.message)) && ++this.restarts <= MOST_RESTARTS && Date.now() < this.deadlineAtMs;
     if (isCancellation(error) || !again) throw error;

@@ -146,7 +146,14 @@ class Round {
         this.enter('mirror');
         // A storage daemon that has ended is started again; its exports have other names then.
         if (mirrors === 'lost' && patched('export-anew')) targets = mirrorTargets(plan, await this.destination.step.exportDisks({ ...ref, plan }));
-        await this.source.step.startMirrors({ ...ref, targets, copyMode: request.copyMode, anew: mirrors === 'lost' });
+        try {
+          await this.source.step.startMirrors({ ...ref, targets, copyMode: request.copyMode, anew: mirrors === 'lost' });
+        } catch (error) {
+          if (!patched('mirrors-again')) throw error;
+          await loop.beginAgain(error);
+          mirrors = 'lost';
+          continue;
+        }
         // Not before: QEMU 10 zeroes an NBD target first, with the guest stopped while the cap lets the zeros through (measured: 11.8 s).
         if (loop.bandwidthBytesPerSecond !== undefined) await this.destination.step.setBandwidth({ ...ref, bytesPerSecond: loop.bandwidthBytesPerSecond });
       }
