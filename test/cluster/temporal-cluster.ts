@@ -195,7 +195,8 @@ function serverConfig({ frontend, ports, databasePort, password, dynamicConfig }
       defaultStore: 'default',
       visibilityStore: 'visibility',
       numHistoryShards: SHARDS,
-      datastores: { default: store(DATABASES.temporal, 20), visibility: store(DATABASES.visibility, 10) },
+      // Each of the four services has both pools, and PostgreSQL takes 100 connections in all.
+      datastores: { default: store(DATABASES.temporal, 15), visibility: store(DATABASES.visibility, 5) },
     },
     global: { membership: { maxJoinDuration: '30s', broadcastAddress: LOOPBACK } },
     services: { frontend: service(frontend), history: service(ports.pop()!), matching: service(ports.pop()!), worker: service(ports.pop()!) },
