@@ -35,7 +35,13 @@ find_postgres() {
 }
 
 apt_install() {
-  as_root env DEBIAN_FRONTEND=noninteractive apt-get -q install -y --no-install-recommends "$@"
+  local install=(as_root env DEBIAN_FRONTEND=noninteractive apt-get -q install -y --no-install-recommends "$1")
+  say "installing apt package: $1"
+  "${install[@]}" && return
+  # Images often come without an index, or with one that names packages which are gone.
+  say "trying again with a fresh apt index"
+  as_root apt-get -q update || fail "no PostgreSQL: apt-get update; check the network and /etc/apt"
+  "${install[@]}" || fail "no PostgreSQL: apt-get install $1 (see above)"
 }
 
 restore_create_cluster() {
@@ -47,17 +53,12 @@ restore_create_cluster() {
 install_postgres() {
   command -v apt-get >/dev/null || fail "no PostgreSQL in /usr/lib/postgresql, and no apt-get to install it with"
   ((EUID == 0)) || command -v sudo >/dev/null || fail "no PostgreSQL, not root and no sudo; as root run: scripts/cluster-setup.sh"
-  say "installing apt package: postgresql"
-  if ! apt_install postgresql-common; then
-    # Images often come without an index, or with one that names packages which are gone.
-    as_root apt-get -q update || fail "no PostgreSQL: apt-get update; check the network and /etc/apt"
-    apt_install postgresql-common || fail "no PostgreSQL: apt-get install postgresql-common (see above)"
-  fi
+  apt_install postgresql-common
   restore_create_cluster # from one that was killed
   trap restore_create_cluster EXIT
   as_root cp -p "$CREATE_CLUSTER" "$CREATE_CLUSTER.vmferry"
   as_root sed -i -e '/^ *create_main_cluster\b/d' -e '$a create_main_cluster = false' "$CREATE_CLUSTER"
-  apt_install postgresql || fail "no PostgreSQL: apt-get install postgresql (see above)"
+  apt_install postgresql
   restore_create_cluster
   find_postgres || fail "apt installed a PostgreSQL that is older than $OLDEST_POSTGRES, or not in /usr/lib/postgresql"
 }

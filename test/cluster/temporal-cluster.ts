@@ -37,7 +37,7 @@ export interface ClusterPrograms {
  */
 export class TemporalCluster {
   address = '';
-  private readonly children: { name: string; process: ChildProcess; signal: NodeJS.Signals }[] = [];
+  private readonly children: { name: string; process: ChildProcess; stop: NodeJS.Signals }[] = [];
   private readonly asPostgres = process.getuid!() === 0 ? { uid: NOBODY, gid: NOBODY } : {};
 
   private constructor(readonly folder: string, private readonly programs: ClusterPrograms) {}
@@ -70,10 +70,10 @@ export class TemporalCluster {
 
   /** Ends all processes by their pids, the server before its store, and removes the folder. */
   async close(): Promise<void> {
-    for (const { process: child, signal } of this.children.splice(0).reverse()) {
+    for (const { process: child, stop } of this.children.splice(0).reverse()) {
       if (child.exitCode !== null || child.signalCode !== null) continue;
       const exited = new Promise<void>((resolve) => child.once('exit', () => resolve()));
-      child.kill(signal);
+      child.kill(stop);
       const timer = setTimeout(() => child.kill('SIGKILL'), 10_000);
       await exited;
       clearTimeout(timer);
@@ -92,8 +92,8 @@ export class TemporalCluster {
     const [port] = (await freePorts(1)) as [number];
     // Its folder does not outlive it: nothing need reach a disk.
     const settings = { listen_addresses: LOOPBACK, port, unix_socket_directories: '', fsync: 'off', synchronous_commit: 'off', full_page_writes: 'off' };
-    // SIGINT is PostgreSQL's "fast shutdown": it does not wait for its clients to leave.
-    this.spawn('postgres', 'SIGINT', join(this.programs.postgres, 'postgres'), ['-D', data, ...Object.entries(settings).flatMap(([name, value]) => ['-c', `${name}=${value}`])], this.asPostgres);
+    // SIGINT is PostgreSQL's "fast shutdown": it does not wait for its clients to leave, and takes its shared memory along.
+    this.spawn('postgres', { stop: 'SIGINT', orphaned: 'SIGINT' }, join(this.programs.postgres, 'postgres'), ['-D', data, ...Object.entries(settings).flatMap(([name, value]) => ['-c', `${name}=${value}`])], this.asPostgres);
     await this.until('postgres', async () => {
       await promisify(execFile)(join(this.programs.postgres, 'pg_isready'), ['--quiet', '--host', LOOPBACK, '--port', String(port)]);
     });
@@ -116,7 +116,8 @@ export class TemporalCluster {
     // JSON is YAML.
     writeFileSync(dynamicConfig, JSON.stringify(Object.fromEntries(DYNAMIC_CONFIG.map((setting) => setting.split('=') as [string, string]).map(([key, value]) => [key, [{ value: Number(value) }]]))));
     writeFileSync(join(this.folder, 'cluster.yaml'), JSON.stringify(serverConfig({ frontend, ports, databasePort, password, dynamicConfig })), { mode: 0o600 });
-    this.spawn('temporal', 'SIGTERM', join(this.programs.temporal, 'temporal-server'), ['--root', this.folder, '--config', '.', '--env', 'cluster', '--allow-no-auth', 'start'], {});
+    // Orphaned it has lost its store as well: to end in good order then takes it seconds, for nothing.
+    this.spawn('temporal', { stop: 'SIGTERM', orphaned: 'SIGKILL' }, join(this.programs.temporal, 'temporal-server'), ['--root', this.folder, '--config', '.', '--env', 'cluster', '--allow-no-auth', 'start'], {});
     await this.until('temporal', async () => await this.makeNamespace());
   }
 
@@ -151,12 +152,12 @@ export class TemporalCluster {
     }
   }
 
-  /** As `setpriv`: it asks the kernel for the signal at our death, and becomes the program, under the same pid. */
-  private spawn(name: string, signal: NodeJS.Signals, program: string, args: string[], options: { uid?: number; gid?: number }): void {
+  /** By `setpriv`: it asks the kernel for the signal at our death, and becomes the program, under the same pid. */
+  private spawn(name: string, signals: { stop: NodeJS.Signals; orphaned: NodeJS.Signals }, program: string, args: string[], options: { uid?: number; gid?: number }): void {
     const log = openSync(this.logFile(name), 'a', 0o600);
-    const child = spawn('setpriv', ['--pdeathsig', signal.slice('SIG'.length), program, ...args], { stdio: ['ignore', log, log], cwd: '/', ...options });
+    const child = spawn('setpriv', ['--pdeathsig', signals.orphaned.slice('SIG'.length), program, ...args], { stdio: ['ignore', log, log], cwd: '/', ...options });
     closeSync(log);
-    this.children.push({ name, process: child, signal });
+    this.children.push({ name, process: child, stop: signals.stop });
   }
 
   private async run(program: string, args: string[], options: { uid?: number; gid?: number; env?: NodeJS.ProcessEnv }): Promise<void> {
