@@ -61,8 +61,8 @@ async function ensureSearchAttributes(connection: Connection, namespace: string)
     return Object.values(SEARCH_ATTRIBUTES).filter(({ name }) => !Object.hasOwn(customAttributes, name));
   };
   if ((await missing()).length === 0) return;
-  // On a SQL database the server gives a name any free column of its ten. Of two that ask at once each may get one (seen with 1.29.1): the name
-  // then means sometimes one and sometimes the other, and searches find half.
+  // On a SQL database the server gives a name any free column of its ten. Of two that ask at once each may get one (seen with 1.29.1): nothing
+  // then says which of the two the name means, and searches can miss migrations. This makes it unlikely, not impossible.
   await delay(Math.random() * SPREAD_MS);
   const names = (await missing()).map(({ name }) => name);
   if (names.length === 0) return;
