@@ -4,12 +4,14 @@ import { stopGuard } from '../hypervisor/guard';
 import type { DestinationAttempt } from '../hypervisor/guest-store';
 import { GuestStateError, type Host } from '../hypervisor/host';
 import { runFolder } from '../hypervisor/host-config';
+import { killQemu } from '../hypervisor/launch';
 import { createImage, deleteMade } from '../hypervisor/images';
+import { awaitPages, listenForPages, type PagesState } from '../hypervisor/post-copy';
 import { type GuestPlan, inspectDestination, leftBehind, type Findings } from '../hypervisor/preflight';
 import { retireCopy } from '../hypervisor/retire';
 import { ensureExports, type Exports, setBandwidth, stopStorageDaemon } from '../hypervisor/storage-daemon';
 import type { Task } from '../hypervisor/switchovers';
-import { destinationAttempt, destinationState, destroyIncoming, openIncoming, takeOver, type TakeOverResult } from '../hypervisor/takeover';
+import { destinationAttempt, destinationState, destroyIncoming, isMarked, openIncoming, takeOver, type TakeOverResult } from '../hypervisor/takeover';
 import { announceSoon, attached, guarded, type HostDependencies, type MigrationRef, runStep } from './context';
 
 /** How long the images of a copy are kept whose migration was terminated before it could say what becomes of them. */
@@ -21,8 +23,8 @@ export function destinationActivities(deps: HostDependencies) {
   const { store } = host;
   return {
     /** Everything at the destination that could stop this guest from coming. Changes nothing. */
-    async inspectDestination(input: MigrationRef & { plan: GuestPlan }): Promise<Findings> {
-      return await runStep(deps, 'preflight', input, () => inspectDestination(host, input.plan, input.attempt));
+    async inspectDestination(input: MigrationRef & { plan: GuestPlan; postCopy?: true }): Promise<Findings> {
+      return await runStep(deps, 'preflight', input, () => inspectDestination(host, input.plan, input.attempt, input.postCopy));
     },
 
     /** Makes the guest known here, not startable (R10), with empty images of the same size. */
@@ -118,6 +120,23 @@ export function destinationActivities(deps: HostDependencies) {
     /** Changes the cap on the copy while it runs; without a rate it is lifted. */
     async setBandwidth(input: MigrationRef & { bytesPerSecond?: number }): Promise<void> {
       await runStep(deps, 'converge', input, () => setBandwidth(host, input.guest, input.bytesPerSecond));
+    },
+
+    /** Post-copy: waits until the last page of a guest that runs here has come, or cannot come any more by itself. */
+    async awaitPages(input: MigrationRef): Promise<PagesState> {
+      return await runStep(deps, 'switchover', input, ({ ended }) => awaitPages(host, input.guest, ended));
+    },
+
+    /** Post-copy: listens for the rest of the pages, after their connection broke. */
+    async listenForPages(input: MigrationRef): Promise<{ host: string; port: number }> {
+      return await runStep(deps, 'switchover', input, () => listenForPages(host, input.guest));
+    },
+
+    /** Post-copy: ends a guest whose pages will never come, with half of its memory. Its copy stays this host's, to be started from its disks. */
+    async endWithoutPages(input: MigrationRef): Promise<void> {
+      await runStep(deps, 'cleanup', input, async () => {
+        if (isMarked(host, input.guest, input.attempt)) await killQemu(host, input.guest);
+      });
     },
 
     /** The guest lives here now: ends the storage daemon and forgets the attempt. */

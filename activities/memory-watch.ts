@@ -22,12 +22,13 @@ export async function watchMemory(host: Host, input: MigrationRef & { handOver: 
     while (!over.aborted && qmp.isOpen) {
       const { ram, status } = await qmp.execute('query-migrate');
       if (status === 'pre-switchover' || status === 'device') step.progress({ phase: 'switchover' });
+      else if (status?.startsWith('postcopy') && ram) step.progress({ phase: 'switchover', memory: { remainingBytes: ram.remaining, totalBytes: ram.total, dirtyBytesPerSecond: 0, bytesPerSecond: ((ram.mbps ?? 0) * 1e6) / 8 } });
       else if (ram) {
         const memory = { remainingBytes: ram.remaining, totalBytes: ram.total, dirtyBytesPerSecond: (ram['dirty-pages-rate'] ?? 0) * (ram['page-size'] ?? 4096), bytesPerSecond: ((ram.mbps ?? 0) * 1e6) / 8 };
         const said = supervision.push({ ...memory, atMs: Date.now(), transferredBytes: ram.transferred, downtimeLimitMs });
         step.progress({ phase: 'memory', ...(await disksOf(qmp, input, stopped)), memory: { ...memory, predictedDowntimeMs: said.predictedDowntimeMs }, verdict: { verdict: said.verdict, message: said.message } });
         if (said.changed) await step.tell({ memory: { verdict: said.verdict, predictedDowntimeMs: said.predictedDowntimeMs, message: said.message } });
-        if (said.changed && said.verdict !== 'converging' && downtimeLimitMs < maxDowntimeMs * MOST_FOR_MEMORY) {
+        if (said.changed && said.verdict !== 'converging' && downtimeLimitMs < maxDowntimeMs * MOST_FOR_MEMORY && !settings.postCopy) {
           downtimeLimitMs = Math.round(maxDowntimeMs * MOST_FOR_MEMORY);
           step.log.info({ downtimeLimitMs }, 'memory does not converge: gives it more of the downtime budget');
           await qmp.execute('migrate-set-parameters', { 'downtime-limit': downtimeLimitMs });

@@ -4,8 +4,10 @@ import { stopGuard } from '../hypervisor/guard';
 import type { Attempt } from '../hypervisor/guest-store';
 import { liftThrottle, sourceRecord } from '../hypervisor/guest-throttle';
 import { GuestStateError, OwnershipUnknown } from '../hypervisor/host';
-import { cancelMigration } from '../hypervisor/migration';
+import { quitQemu } from '../hypervisor/launch';
+import { cancelMigration, migrationState, type OutgoingState } from '../hypervisor/migration';
 import { clearMirrors, type CopyMode, ensureMirrors, type MirrorTarget } from '../hypervisor/mirrors';
+import { PostCopyLost, resumePages } from '../hypervisor/post-copy';
 import { type Findings, type GuestPlan, inspectSource } from '../hypervisor/preflight';
 import { retireCopy, type SourceDisks } from '../hypervisor/retire';
 import { stopStorageDaemon } from '../hypervisor/storage-daemon';
@@ -55,7 +57,7 @@ export function sourceActivities(deps: HostDependencies) {
         if (host.process(guest)) {
           const monitor = host.monitor(guest);
           const qmp = await monitor.connection();
-          if (record.memoryTry > 0 && (await cancelMigration(qmp, HANG_MS)) === 'completed') throw unknownOwner(guest, record.to);
+          if (record.memoryTry > 0 && isHandedOver(await cancelMigration(qmp, HANG_MS))) throw unknownOwner(guest, record.to);
           await endPause(host, guest, qmp);
           await liftThrottle(host, guest);
           await clearMirrors(monitor, { silent: false });
@@ -99,7 +101,11 @@ export function sourceActivities(deps: HostDependencies) {
         await deps.switchovers.leave(guest);
         await stopGuard(host, guest);
         if (!host.process(guest)) return 'gone';
-        if ((await cancelMigration(await host.monitor(guest).connection(), HANG_MS)) === 'completed') return 'completed';
+        const qmp = await host.monitor(guest).connection();
+        if (isHandedOver(await cancelMigration(qmp, HANG_MS))) return 'completed';
+        // A post-copy that failed as it began: the guest is paused, and only the destination knows whether it is whole.
+        const record = store.attempt(guest);
+        if (record?.role === 'source' && record.postCopy && store.ownership(guest)?.state === 'handed-over' && (await qmp.execute('query-status')).status === 'postmigrate') return 'completed';
         if (store.ownership(guest)?.state !== 'owner') await store.setOwnership(guest, { state: 'owner', since: new Date().toISOString() });
         return 'running';
       });
@@ -112,10 +118,24 @@ export function sourceActivities(deps: HostDependencies) {
         const record = store.attempt(guest);
         await store.setOwnership(guest, { state: 'owner', since: new Date().toISOString() });
         const qmp = await host.monitor(guest).connection();
+        const state = await migrationState(qmp);
+        if (state === 'post-copy' || state === 'post-copy-paused') {
+          // QEMU takes neither `cont` ("Migration is not finalized yet") nor a cancel that would end: measured on 7.2.
+          await quitQemu(host, guest);
+          throw new PostCopyLost(`guest ${guest} is lost as a running one: its destination ended just after post-copy had begun, and QEMU cannot take that back. Its disks on ${host.name} are whole: start it here (vmferry vm start ${guest})`);
+        }
         if ((await qmp.execute('query-status')).status !== 'postmigrate') return;
         const paused = record?.role === 'source' && !record.wasRunning;
         // QEMU leaves `postmigrate`, from which it can neither move nor be started, by `cont` alone: a paused guest runs for a moment.
         await Promise.all([qmp.execute('cont'), ...(paused ? [qmp.execute('stop')] : [])]);
+      });
+    },
+
+    /** Post-copy: lets the source's QEMU go on sending pages to a destination that listens there. `gone`: there is nobody to send them any more. */
+    async resumePages(input: MigrationRef & { host: string; port: number }): Promise<'completed' | 'under-way' | 'broken' | 'gone'> {
+      return await runStep(deps, 'switchover', input, async () => {
+        if (!host.process(input.guest)) return 'gone';
+        return await resumePages(await host.monitor(input.guest).connection(), input.host, input.port);
       });
     },
 
@@ -150,6 +170,9 @@ async function endEarlier(deps: HostDependencies, guest: string, record: Attempt
   await endPause(host, guest, qmp);
   await liftThrottle(host, guest);
 }
+
+/** Everything, or all but the pages of a post-copy, is at the destination: this copy must not run by itself. */
+const isHandedOver = (state: OutgoingState): boolean => state === 'completed' || state === 'post-copy' || state === 'post-copy-paused';
 
 /** Transient states must not be taken for facts: who runs the guest must be found out. */
 function unknownOwner(guest: string, to: string): OwnershipUnknown {

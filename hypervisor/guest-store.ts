@@ -25,6 +25,8 @@ export interface SourceAttempt {
   memoryTry: number;
   /** Whether the guest's vCPUs ran when its memory began to move: a paused guest arrives paused. */
   wasRunning: boolean;
+  /** That try goes by post-copy: from `migrate-continue` on this copy never runs by itself. */
+  postCopy?: true | undefined;
   /** The limits that the guest's disks had before we throttled them; absent while we do not. */
   throttledFrom?: IoThrottle[] | undefined;
   /** Every guest write waits for the mirrors: a mirror that is made anew is made so. */
@@ -49,6 +51,10 @@ export interface DestinationAttempt {
   migrationPort?: number | undefined;
   /** What the source said last about running the guest on arrival. */
   run?: boolean | undefined;
+  /** The guest comes by post-copy: it may run as soon as the source has said so. */
+  postCopy?: true | undefined;
+  /** The source's word that it cannot run on any more. */
+  handedOver?: true | undefined;
 }
 
 export type Attempt = SourceAttempt | DestinationAttempt;

@@ -1,6 +1,6 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import type { QmpConnection } from '../qmp/connection';
-import { QmpCommandFailed } from '../qmp/errors';
+import { QmpCommandFailed, QmpTimeout } from '../qmp/errors';
 import { eventTimeMs, type QmpEventQueue } from '../qmp/event-queue';
 import { DrainForecast } from './drain-forecast';
 import type { SourceAttempt } from './guest-store';
@@ -10,11 +10,13 @@ import { Lease, type LeaseLoss } from './lease';
 import { beginMigration, cancelMigration, type MigrationSettings, migrationState, outgoingState, yankMigration } from './migration';
 import { assertMirroring, assertNoMirrors, clearMirrors, ensureMirrors, finishMirrors, mirrorStates, MirrorFailed, type MirrorTarget, yankDisks } from './mirrors';
 import { nbdAnswers } from './nbd-probe';
+import { switchesToPostCopy } from './post-copy';
 
 /**
  * The source's half of the switchover (docs/architecture.md). It acts on QMP events at once, by itself: nothing in the downtime window
  * waits for Temporal. The contract: it returns `completed` when the whole stream was handed over, and this copy must not run any more;
- * or `running`, when the source guest runs on (paused if it was paused) and nothing was lost.
+ * or `running`, when the source guest runs on (paused if it was paused) and nothing was lost. In a post-copy try also `post-copy`: the destination has, or can have,
+ * the guest, and needs pages of this copy still.
  */
 export interface HandOverPlan {
   attempt: string;
@@ -45,7 +47,9 @@ export interface SourceWindow {
 }
 
 export type HandOverResult =
-  | { source: 'completed'; window?: SourceWindow }
+  | { source: 'completed'; window?: SourceWindow; /** Its stream broke as post-copy began: nobody but the destination knows whether it is whole. */ unproven?: true }
+  /** The connection broke before the last page was sent. */
+  | { source: 'post-copy'; message: string; window?: SourceWindow }
   | { source: 'running'; because: GiveUpKind; message: string; /** READY mirrors remain, and only the memory phase is to be repeated. */ mirrorsReady: boolean };
 
 export interface HandOverSignals {
@@ -75,6 +79,7 @@ const HANG_MS = 2_000;
  */
 const LAST_MS = 120;
 const STALL_LOOK_MS = 1_000;
+const POST_COPY_LOOK_MS = 100;
 const FOREVER_MS = 2 ** 30;
 /** How long the destination's agent may take to answer before the memory is sent. */
 const MEET_MS = 15_000;
@@ -106,6 +111,7 @@ class HandOver {
   private budget: NodeJS.Timeout | undefined;
   private marked: Promise<void> | undefined;
   private cancelsSent = false;
+  private told: Promise<void> | undefined;
   private over = false;
   /** Mirrors that this very object saw end well: a job that is not there is no proof of anything. */
   private readonly proven = new Set<string>();
@@ -128,6 +134,7 @@ class HandOver {
       if (before === 'continued') return await this.awaitEnd(events);
       if (this.signals.cancel.aborted) onCancel();
       await this.awaitPreSwitchover(events);
+      if (this.plan.settings.postCopy) await this.assertPostCopy();
       await this.finishInsideBudget();
       return await this.pointOfNoReturn(events);
     } catch (error) {
@@ -157,11 +164,13 @@ class HandOver {
           await this.runOn(new GiveUp('interrupted', 'its agent ended while the guest was paused'));
           return;
         }
+        if (state === 'post-copy' || state === 'post-copy-paused') return await this.tellHandedOver();
         if (state !== 'active' && state !== 'continued') return;
         await events.next({ signal: this.signals.leave });
       }
     } finally {
       this.timers.forEach(clearTimeout);
+      this.lease?.close();
       events.close();
     }
   }
@@ -172,7 +181,10 @@ class HandOver {
     const record = sourceRecord(this.host, this.guest);
     if (record.memoryTry === this.plan.memoryTry) {
       const state = await migrationState(this.qmp);
+      if (state === 'completed' && this.plan.settings.postCopy) return 'continued';
       if (state === 'completed' || state === 'continued') return state;
+      if (state === 'post-copy' || state === 'post-copy-paused') return 'continued';
+      if (state === 'failed' && this.plan.settings.postCopy && store.ownership(this.guest)?.state === 'handed-over') return 'continued';
       if (state === 'failed' || state === 'cancelled') throw new GiveUp('migration-failed', `the migration of its memory ended as ${state}`);
       // Nobody knows for how long the guest has been paused.
       if (state === 'pre-switchover') throw new GiveUp('interrupted', 'its agent was restarted while the guest was paused');
@@ -187,7 +199,7 @@ class HandOver {
     // QEMU drains its disks before it says that it stops the guest: with a dead NBD server that is a frozen guest for the whole reconnect time.
     const [target] = this.plan.targets;
     if (target) await nbdAnswers(target.host, target.port, MEET_MS, AbortSignal.any([this.signals.cancel, this.signals.leave]));
-    await store.patchAttempt<SourceAttempt>(this.guest, { memoryTry: this.plan.memoryTry, wasRunning });
+    await store.patchAttempt<SourceAttempt>(this.guest, { memoryTry: this.plan.memoryTry, wasRunning, postCopy: this.plan.settings.postCopy });
     await beginMigration(this.qmp, this.plan.settings);
     return 'under-way';
   }
@@ -209,6 +221,7 @@ class HandOver {
   private async awaitPreSwitchover(events: Events): Promise<void> {
     const deadline = this.later(this.plan.memoryDeadlineMs, () => this.abandon('memory-deadline', `its memory did not converge within ${this.plan.memoryDeadlineMs / 1000} s`));
     void this.watchStall();
+    if (this.plan.settings.postCopy) void this.startPostCopy();
     // Asked only now: whatever happens from here on is in `events`.
     let state = await migrationState(this.qmp);
     while (state !== 'pre-switchover') {
@@ -229,6 +242,26 @@ class HandOver {
     clearTimeout(deadline);
     this.startBudget(Date.now());
     this.moments.preSwitchover ??= Date.now();
+  }
+
+  /** Once everything was sent once, what is sent again is sent in vain: the guest dirties it. QEMU then pauses the guest as for any switchover, and waits. */
+  private async startPostCopy(): Promise<void> {
+    while (!this.over && !this.budget && !this.giveUp.signal.aborted && !this.signals.leave.aborted && this.qmp.isOpen) {
+      const { ram } = await this.qmp.execute('query-migrate').catch(() => ({ ram: undefined }));
+      if (ram && ram['dirty-sync-count'] > 1) {
+        this.signals.note('all of the memory was sent once: switches to post-copy');
+        await this.qmp.execute('migrate-start-postcopy').catch((error: Error) => this.abandon('migration-failed', `QEMU does not switch to post-copy: ${error.message}`));
+        return;
+      }
+      await delay(POST_COPY_LOOK_MS, undefined, { signal: this.giveUp.signal }).catch(() => undefined);
+    }
+  }
+
+  /** R2 in a post-copy try: a return path is open, so it must not end as a pre-copy. The guest is paused, and what remains does not change. */
+  private async assertPostCopy(): Promise<void> {
+    const { ram } = await this.qmp.execute('query-migrate', undefined, { signal: this.giveUp.signal });
+    if (!ram || !switchesToPostCopy(ram.remaining, ram.mbps)) this.abandon('migration-failed', 'its memory has converged meanwhile: it needs no post-copy');
+    this.giveUp.signal.throwIfAborted();
   }
 
   /** A link that carries nothing is no event: what was sent is looked at, until the guest is paused. */
@@ -312,24 +345,70 @@ class HandOver {
 
   private async awaitEnd(events: Events): Promise<HandOverResult> {
     this.moments.continued ??= Date.now();
-    this.later(this.plan.maxDowntimeMs + HANG_MS, () => void yankMigration(this.qmp).catch(() => undefined));
+    const cut = this.later(this.plan.maxDowntimeMs + HANG_MS, () => void yankMigration(this.qmp).catch(() => undefined));
     let state = await migrationState(this.qmp);
     for (;;) {
+      if (state === 'post-copy' || state === 'post-copy-paused') {
+        clearTimeout(cut);
+        await this.tellHandedOver();
+        if (state === 'post-copy-paused') return { source: 'post-copy', message: 'the connection broke before the last page of its memory was sent', window: this.window };
+      }
       if (state === 'completed') {
+        if (this.plan.settings.postCopy) await this.tellHandedOver();
         this.moments.completed ??= Date.now();
-        return { source: 'completed', window: { stopped: this.moments.preSwitchover ?? this.moments.continued, drained: 0, mirrorsEnded: 0, preSwitchover: 0, continued: 0, ...this.moments } as SourceWindow };
+        return { source: 'completed', window: this.window };
       }
       if (state === 'failed' || state === 'cancelled') {
-        // R2: without return-path this means that the stream was not wholly handed over, so no destination can be complete.
+        // Before its first page QEMU 7.2 ends a post-copy so, with the guest paused: the destination may have got all that it needs to run.
+        if (this.plan.settings.postCopy && !(await this.qmp.execute('query-status')).running) return { source: 'completed', unproven: true };
+        // R2: without return-path this means that the stream was not wholly handed over, so no destination can be complete. In a post-copy try it was not told so.
         await this.ownAgain();
         return { source: 'running', because: 'migration-failed', message: `the hand-over of its memory ended as ${state}`, mirrorsReady: false };
       }
-      const event = await events.next();
+      // Pages may come for hours: an agent that stops leaves them to QEMU.
+      const event = await (state === 'post-copy' ? this.nextWhilePagesGo(events) : events.next());
       if (event.event === 'MIGRATION') {
         state = outgoingState(event.data.status);
         if (state === 'completed') this.moments.completed = eventTimeMs(event);
       }
     }
+  }
+
+  /** A link that carries nothing is no event here either: a post-copy that stands still is cut, so that it can be mended. */
+  private async nextWhilePagesGo(events: Events): ReturnType<Events['next']> {
+    for (let sent = -1; ; ) {
+      try {
+        return await events.next({ signal: this.signals.leave, timeoutMs: this.plan.memoryStallMs });
+      } catch (error) {
+        if (!(error instanceof QmpTimeout)) throw error;
+        const { ram } = await this.qmp.execute('query-migrate');
+        if (ram?.transferred === sent) await this.qmp.executeOob('migrate-pause').catch(() => undefined);
+        sent = ram?.transferred ?? -1;
+      }
+    }
+  }
+
+  private get window(): SourceWindow {
+    return { stopped: this.moments.preSwitchover ?? this.moments.continued!, drained: 0, mirrorsEnded: 0, preSwitchover: 0, continued: 0, completed: 0, ...this.moments };
+  }
+
+  /**
+   * The word without which a destination does not run a guest that came by post-copy: the first page was sent after the switch, so QEMU cannot fail, and run on
+   * here, any more (R2, whatever QEMU's version: newer ones run a source whose stream broke while it switched).
+   */
+  private async tellHandedOver(): Promise<void> {
+    this.told ??= this.sayHandedOver();
+    await this.told;
+  }
+
+  private async sayHandedOver(): Promise<void> {
+    while ((await migrationState(this.qmp)) === 'post-copy' && !((await this.qmp.execute('query-migrate')).ram?.['postcopy-bytes'] ?? 0)) await delay(2);
+    if ((await migrationState(this.qmp)) === 'failed') return;
+    this.signals.note('post-copy has begun');
+    const run = sourceRecord(this.host, this.guest).wasRunning;
+    this.lease ??= new Lease({ ...this.plan.lease, attempt: this.plan.attempt }, run);
+    // A destination that has died, or runs the guest already, does not answer: its host says what became of it.
+    await this.lease.arm(run, AbortSignal.timeout(MEET_MS), true).catch((error: Error) => this.signals.note(`the destination does not answer: ${error.message}`));
   }
 
   /** Gives the try up before the point of no return: the guest runs on here, with its mirrors READY where that can be had. */

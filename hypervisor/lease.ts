@@ -11,8 +11,8 @@ import { isAddressInUse, noFreePort, portsInOrder } from './ports';
  */
 export const BEAT_MS = 25;
 
-type ToDestination = { attempt: string } | { run: boolean };
-type ToSource = { armed: boolean } | { beat: number } | { gone: string };
+type ToDestination = { attempt: string } | { run: boolean; handedOver?: true };
+type ToSource = { armed: boolean; handedOver?: true } | { beat: number } | { gone: string };
 
 /** What a destination's `receive` gives to the lease. */
 export interface LeaseHolder {
@@ -20,8 +20,8 @@ export interface LeaseHolder {
   probe(): Promise<void>;
   /** Resolves when the incoming QEMU is gone: no beat is waited for to say so. */
   ended: Promise<Error>;
-  /** The source says whether the guest shall run on arrival. Resolves when that is durable. */
-  arm(run: boolean): Promise<void>;
+  /** The source says whether the guest shall run on arrival; with `handedOver`, that it came by post-copy and may run now. Resolves when that is durable. */
+  arm(run: boolean, handedOver?: true): Promise<void>;
 }
 
 /** One per agent: answers the sources of all guests that are on their way here. */
@@ -82,7 +82,7 @@ export class LeaseServer {
         void this.beat(attempt, send, closed.signal);
       } else if ('run' in message && attempt !== undefined) {
         const holder = this.holders.get(attempt);
-        holder?.arm(message.run).then(() => send({ armed: message.run }), () => socket.destroy());
+        holder?.arm(message.run, message.handedOver).then(() => send({ armed: message.run, ...(message.handedOver && { handedOver: true }) }), () => socket.destroy());
       }
     });
   }
@@ -111,6 +111,8 @@ export class Lease {
   private lastBeatAt = performance.now();
   private gone: string | undefined;
   private armed: boolean | undefined;
+  private handedOver: true | undefined;
+  private heardHandedOver = false;
   private closed = false;
   private readonly waiters = new Set<() => void>();
 
@@ -119,11 +121,12 @@ export class Lease {
   }
 
   /** Tells the destination whether the guest shall run there; resolves when it has that durably. */
-  async arm(run: boolean, signal: AbortSignal): Promise<void> {
+  async arm(run: boolean, signal: AbortSignal, handedOver?: true): Promise<void> {
     this.run = run;
     this.armed = undefined;
-    if (this.socket) this.send(this.socket, { run });
-    while (this.armed !== run) await this.change(signal);
+    this.handedOver = handedOver;
+    if (this.socket) this.send(this.socket, this.word);
+    while (this.armed !== run || (handedOver && !this.heardHandedOver)) await this.change(signal);
   }
 
   /** Milliseconds since the destination last said that its QEMU answers. */
@@ -166,7 +169,7 @@ export class Lease {
       socket.on('error', () => socket.destroy());
       socket.once('connect', () => {
         this.send(socket, { attempt: this.peer.attempt });
-        this.send(socket, { run: this.run });
+        this.send(socket, this.word);
       });
       onMessages<ToSource>(socket, (message) => this.receive(socket, message));
       await ended;
@@ -178,10 +181,16 @@ export class Lease {
     if ('beat' in message) {
       this.lastBeatAt = performance.now();
       // Its `receive` may have begun only after we connected: then the first word about running was heard by nobody.
-      if (this.armed === undefined && message.beat % 4 === 0) this.send(socket, { run: this.run });
-    } else if ('armed' in message) this.armed = message.armed;
-    else this.gone = message.gone;
+      if (this.armed === undefined && message.beat % 4 === 0) this.send(socket, this.word);
+    } else if ('armed' in message) {
+      this.armed = message.armed;
+      this.heardHandedOver ||= message.handedOver ?? false;
+    } else this.gone = message.gone;
     this.waiters.forEach((wake) => wake());
+  }
+
+  private get word(): ToDestination {
+    return { run: this.run, ...(this.handedOver && { handedOver: true }) };
   }
 
   private send(socket: Socket, message: ToDestination): void {

@@ -9,6 +9,8 @@ export interface MigrationSettings {
   bandwidthBytesPerSecond?: number;
   /** QEMU pauses the guest when what remains can be sent in this time; at least 1 (facts/qemu.md §3: 0 is a trap). */
   downtimeLimitMs: number;
+  /** This try switches to post-copy once all of the memory was sent once. */
+  postCopy?: true;
   /** Further capabilities and parameters by QEMU's names; what this QEMU lacks is left out. */
   capabilities?: Record<string, boolean>;
   parameters?: Record<string, number>;
@@ -28,6 +30,9 @@ const SOURCE_CAPABILITIES = { 'pause-before-switchover': true, events: true, 're
 /** `late-block-activate`: the images are not touched before `cont`, by when the exports are gone. */
 const DESTINATION_CAPABILITIES = { events: true, 'late-block-activate': true, 'return-path': false } as const;
 
+/** QEMU refuses it together with `compress`, and opens a return path with it, whatever `return-path` says: see `HandOver.awaitEnd`. */
+export const POST_COPY = { 'postcopy-ram': true, compress: false } as const;
+
 /** What an earlier migration of this QEMU may have left on. */
 const OFF = { 'auto-converge': false, xbzrle: false, compress: false, 'zero-blocks': false } as const;
 
@@ -42,12 +47,15 @@ async function setCapabilities(qmp: QmpConnection, wanted: Record<string, boolea
 
 /** Starts to send the guest's memory. */
 export async function beginMigration(qmp: QmpConnection, settings: MigrationSettings): Promise<void> {
-  await setCapabilities(qmp, { ...OFF, ...settings.capabilities, ...SOURCE_CAPABILITIES });
+  await setCapabilities(qmp, { ...OFF, ...settings.capabilities, ...SOURCE_CAPABILITIES, ...(settings.postCopy && POST_COPY) });
   const known = await qmp.execute('query-migrate-parameters');
   await qmp.execute('migrate-set-parameters', {
     ...Object.fromEntries(Object.entries(settings.parameters ?? {}).filter(([name]) => name in known)),
     'max-bandwidth': settings.bandwidthBytesPerSecond ?? UNLIMITED,
-    'downtime-limit': Math.max(1, Math.round(settings.downtimeLimitMs)),
+    // A post-copy try that ended as a pre-copy would be given up (`switchesToPostCopy`): it gets as little room for that as there is.
+    'downtime-limit': settings.postCopy ? 1 : Math.max(1, Math.round(settings.downtimeLimitMs)),
+    // Until the last page has come the guest is in danger, and slow: no cap holds any more (0: as fast as the link).
+    ...(settings.postCopy && { 'max-postcopy-bandwidth': 0 }),
   });
   await qmp.execute('migrate', { uri: migrationUri(settings.host, settings.port) }, { timeoutMs: 60_000 });
 }
@@ -58,7 +66,7 @@ export async function listenForMigration(qmp: QmpConnection, host: string, port:
   await qmp.execute('migrate-incoming', { uri: migrationUri(host, port) });
 }
 
-export type OutgoingState = 'none' | 'active' | 'pre-switchover' | 'continued' | 'completed' | 'failed' | 'cancelled';
+export type OutgoingState = 'none' | 'active' | 'pre-switchover' | 'continued' | 'post-copy' | 'post-copy-paused' | 'completed' | 'failed' | 'cancelled';
 
 /** What a status means; one that a newer QEMU invented means "still going". */
 export function outgoingState(status: string | undefined): OutgoingState {
@@ -73,6 +81,13 @@ export function outgoingState(status: string | undefined): OutgoingState {
       return status;
     case 'device':
       return 'continued';
+    case 'postcopy-active':
+    case 'postcopy-device':
+    case 'postcopy-recover':
+    case 'postcopy-recover-setup':
+      return 'post-copy';
+    case 'postcopy-paused':
+      return 'post-copy-paused';
     default:
       return 'active';
   }
@@ -102,7 +117,7 @@ const CANCELLED_MS = 20_000;
 
 /**
  * Cancels the migration and gives the state in which it ended: `completed` if the cancel came too late. A QEMU that hangs, or is still pausing
- * its guest, for `hangMs` is freed out of band by `free`. Nothing happens if none is under way.
+ * its guest, for `hangMs` is freed out of band by `free`. Nothing happens if none is under way, or if it is a post-copy, which cannot be taken back.
  *
  * QEMU (7.2, migration_maybe_pause) takes a cancel that meets it between STOP and `pre-switchover` for nothing to wake up for: it stays
  * `cancelling` with the guest paused, for ever (seen in tests, as a command that waits for the drain is carried out just then). So a guest

@@ -12,6 +12,7 @@ import { resolvePath } from './host-config';
 import { imageInfo, missingFolders } from './images';
 import { emulatorPath } from './launch';
 import { OURS } from './mirrors';
+import { postCopyRefusal } from './post-copy';
 import { run } from './processes';
 import { formatBytes } from './size';
 
@@ -123,7 +124,7 @@ export function leftBehind(host: Host, { definition, arrivedBy }: GuestPlan): Ow
 }
 
 /** Asks the destination everything that could stop this guest from coming. Changes nothing. */
-export async function inspectDestination(host: Host, plan: GuestPlan, attempt: string): Promise<Findings> {
+export async function inspectDestination(host: Host, plan: GuestPlan, attempt: string, postCopy?: true): Promise<Findings> {
   const { definition, disks } = plan;
   const guest = definition.name;
   const blockers: string[] = [];
@@ -142,6 +143,12 @@ export async function inspectDestination(host: Host, plan: GuestPlan, attempt: s
     const models = await run(emulator, ['-cpu', 'help']);
     if (!models.split(/\s+/).some((word) => word.replace(/-x86_64-cpu$/, '') === model)) blockers.push(`${emulator} on ${host.name} has no CPU model ${model}`);
   });
+  if (postCopy) {
+    await collect(blockers, async () => {
+      const refusal = plan.memoryFeatures.includes('postcopy-ram') ? await postCopyRefusal(host, definition.emulator) : "the source's QEMU has no capability postcopy-ram";
+      if (refusal) blockers.push(`post-copy is asked for, and cannot be had: ${refusal}. Leave it out (--post-copy, field postCopy), or let ${host.name} have it`);
+    });
+  }
   const free = host.freeMemory(guest);
   if (!plan.cold && definition.memory > free) blockers.push(`${host.name} is ${formatBytes(definition.memory - free)} of memory short: guest "${guest}" needs ${formatBytes(definition.memory)}, ${formatBytes(Math.max(0, free))} are free`);
 

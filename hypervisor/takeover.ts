@@ -1,5 +1,5 @@
 import type { QmpConnection } from '../qmp/connection';
-import { QmpDisconnected } from '../qmp/errors';
+import { QmpDisconnected, QmpTimeout } from '../qmp/errors';
 import { eventTimeMs, type QmpEventQueue } from '../qmp/event-queue';
 import { activateImages } from './activate';
 import { stopGuard } from './guard';
@@ -30,6 +30,14 @@ export class DestinationDied extends Error {
   override readonly name = 'DestinationDied';
 }
 
+/** How often a destination looks whether the source has given its word, in a post-copy. */
+const WORD_LOOK_MS = 5;
+/**
+ * A guard hears no source. It goes on without its word (R9): QEMU 7.2 never runs a source whose post-copy has begun; a newer one does if its stream breaks in the
+ * very moment of the switch.
+ */
+const UNHEARD_MS = 150;
+
 /** Starts a QEMU that waits for the guest's memory, or finds it, and gives the port where it listens. */
 export async function openIncoming(host: Host, guest: string, attempt: string, capabilities: Record<string, boolean> = {}): Promise<number> {
   const record = destinationAttempt(host, guest, attempt);
@@ -48,7 +56,7 @@ export async function openIncoming(host: Host, guest: string, attempt: string, c
       await killQemu(host, guest);
       continue;
     }
-    await host.store.patchAttempt<DestinationAttempt>(guest, { migrationPort: port });
+    await host.store.patchAttempt<DestinationAttempt>(guest, { migrationPort: port, postCopy: capabilities['postcopy-ram'] ? true : undefined, handedOver: undefined });
     return port;
   }
   throw noFreePort(host.config);
@@ -65,7 +73,7 @@ export async function destroyIncoming(host: Host, guest: string, attempt: string
   await stopGuard(host, guest);
   if (host.store.ownership(guest)?.state === 'owner') return false;
   await killQemu(host, guest);
-  await host.store.patchAttempt<DestinationAttempt>(guest, { migrationPort: undefined, run: undefined });
+  await host.store.patchAttempt<DestinationAttempt>(guest, { migrationPort: undefined, run: undefined, postCopy: undefined, handedOver: undefined });
   return true;
 }
 
@@ -86,13 +94,13 @@ export async function takeOver(host: Host, lease: LeaseServer | undefined, guest
       if (daemon && !isAlive(daemon)) throw new Error(`the storage daemon of guest ${guest} on ${host.name} has ended`);
       await qmp.execute('query-status', undefined, { timeoutMs: 60_000, signal });
     },
-    arm: async (run) => {
+    arm: async (run, handedOver) => {
       destinationAttempt(host, guest, attempt);
-      await host.store.patchAttempt<DestinationAttempt>(guest, { run });
+      await host.store.patchAttempt<DestinationAttempt>(guest, { run, ...(handedOver && { handedOver }) });
     },
   });
   try {
-    const result = await whenComplete(host, guest, attempt, qmp, signal);
+    const result = await whenComplete(host, guest, attempt, qmp, lease !== undefined, signal);
     release?.();
     return result;
   } catch (error) {
@@ -112,17 +120,26 @@ async function stillRuns(host: Host, guest: string): Promise<boolean> {
   return process !== undefined && !(await processExit(process, AbortSignal.timeout(500)).then(() => true, () => false));
 }
 
-async function whenComplete(host: Host, guest: string, attempt: string, qmp: QmpConnection, signal: AbortSignal): Promise<TakeOverResult> {
+async function whenComplete(host: Host, guest: string, attempt: string, qmp: QmpConnection, hearsSource: boolean, signal: AbortSignal): Promise<TakeOverResult> {
   const events = qmp.listen('MIGRATION', 'RESUME');
   try {
     let { status } = await qmp.execute('query-migrate');
     let completed = Date.now();
-    while (status !== 'completed') {
+    const { postCopy } = destinationAttempt(host, guest, attempt);
+    let unheardMs = 0;
+    // A post-copy try that ended as a pre-copy is not taken over: its source may have failed, and run (R2). The source gives its word for no other.
+    for (;;) {
+      if (!postCopy && status === 'completed') break;
+      if (postCopy && (status === 'completed' || status?.startsWith('postcopy')) && (destinationAttempt(host, guest, attempt).handedOver || (!hearsSource && status !== 'completed' && unheardMs > UNHEARD_MS))) break;
       if (status === 'failed') throw new DestinationDied(`the QEMU of guest ${guest} on ${host.name} could not load the guest${lastWords(host, guest)}`);
-      const event = await events.next({ signal });
-      if (event.event !== 'MIGRATION') continue;
+      const waits = postCopy && status?.startsWith('postcopy') ? { timeoutMs: WORD_LOOK_MS } : {};
+      const event = await events.next({ signal, ...waits }).catch((error: unknown) => {
+        if (!(error instanceof QmpTimeout)) throw error;
+        unheardMs += WORD_LOOK_MS;
+      });
+      if (event?.event !== 'MIGRATION') continue;
       status = event.data.status;
-      completed = eventTimeMs(event);
+      if (status === 'completed' || status === 'postcopy-active') completed = eventTimeMs(event);
     }
     if (destinationAttempt(host, guest, attempt).run === undefined) throw new GuestStateError(`guest ${guest} arrived on ${host.name}, but its source never said whether to run it`);
     // A guest whose images are exported cannot lock them. The marker (R10) comes last: whoever dies before it can still be replaced by the source.
@@ -139,7 +156,7 @@ async function whenComplete(host: Host, guest: string, attempt: string, qmp: Qmp
 }
 
 /** Whether this attempt has brought the guest here: the marker "about to run" is written. */
-function isMarked(host: Host, guest: string, attempt: string): boolean {
+export function isMarked(host: Host, guest: string, attempt: string): boolean {
   const ownership = host.store.ownership(guest);
   return ownership?.state === 'owner' && ownership.attempt === attempt;
 }

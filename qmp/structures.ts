@@ -154,6 +154,8 @@ export interface MigrationStats {
   'dirty-sync-count': number;
   'page-size': number;
   'pages-per-second': number;
+  /** Sent after the switch to post-copy. QEMU ≥ 7.0. */
+  'postcopy-bytes'?: number;
 }
 
 /** Times in ms. Without `status` nothing was ever migrated. At the destination only `status` and, there, an error are of use. */

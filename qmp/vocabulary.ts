@@ -115,7 +115,13 @@ export interface QmpCommands {
   /** Lets a QEMU started with `-incoming defer` listen; once only per process. `exit-on-error` from 9.1 on. */
   'migrate-incoming': { arguments: { uri: string; 'exit-on-error'?: boolean }; returns: None };
   /** Answers at once; MIGRATION events and `query-migrate` tell the rest. In the URI, and only there, IPv6 has brackets. */
-  migrate: { arguments: { uri: string }; returns: None };
+  migrate: { arguments: { uri: string; /** Goes on with a post-copy whose connection broke; only in `postcopy-paused`. */ resume?: true }; returns: None };
+  /** Taken only with the capability `postcopy-ram`; has its effect at the next look of the migration thread, with `pre-switchover` in between. */
+  'migrate-start-postcopy': { arguments: None; returns: None };
+  /** At a destination in `postcopy-paused`: listens for the source's `migrate` with `resume`. May be repeated, the last one counts. Out of band: its main loop may wait for a page. */
+  'migrate-recover': { arguments: { uri: string }; returns: None };
+  /** Cuts a post-copy, so that it can be recovered. Out of band. */
+  'migrate-pause': { arguments: None; returns: None };
   /** The point of no return (§5). QEMU dies, or blocks get lost, if a mirror is dirty: none may exist. */
   'migrate-continue': { arguments: { state: 'pre-switchover' | 'cancelling' }; returns: None };
   /** The guest runs on at the source if it ran before. Does nothing if none is under way. */
@@ -131,7 +137,7 @@ export type QmpCommand = keyof QmpCommands;
 export type QmpArguments<C extends QmpCommand> = QmpCommands[C]['arguments'];
 export type QmpReturns<C extends QmpCommand> = QmpCommands[C]['returns'];
 /** The commands of ours that QEMU lets pass the queue. */
-export type QmpOobCommand = 'query-yank' | 'yank';
+export type QmpOobCommand = 'query-yank' | 'yank' | 'migrate-recover' | 'migrate-pause';
 
 /** `device` is the job's id. Bytes, and bytes a second. */
 interface BlockJobEnd {

@@ -7,6 +7,7 @@ import type { destinationHost, sourceHost } from './activities';
 import type { Assessment } from './convergence';
 import { decide, type Decision, type Effects, judge, nameOf, type Policy, type Remedy, type Tried } from './divergence';
 import { type DecisionRecord, type MigrationRequest, type MigrationStatus, newsSignal, SEARCH_ATTRIBUTES, steerUpdate } from './messages';
+import type { MemoryAssessment } from './memory-convergence';
 import { innermost, Postponed, type Steering, whatOf } from './steering';
 import { type Steer, refuseSteer, steerSchema, type SteerSituation } from './steer';
 
@@ -23,6 +24,10 @@ const RESTART_PAUSE_MS = 5_000;
 const CONNECTION_LOST = /no NBD server answers|Input\/output error/;
 /** A watch that saw a mirror fail ends at once. */
 const MIRROR_ENDS_MS = 60_000;
+/** How long memory must have been told to diverge, or hover, before post-copy: auto-converge and a longer pause get their chance first. */
+const POST_COPY_PATIENCE_MS = 20_000;
+/** Or this part of the memory's deadline, whatever is told of it. */
+const POST_COPY_AT = 0.8;
 /** After this many pauses that were given up for the disks, the mildest remedy that cannot fall behind is taken. */
 const PATIENT_TRIES = 2;
 
@@ -49,6 +54,8 @@ export class ConvergenceLoop {
   private said = '';
   private targets: MirrorTarget[] = [];
   private memoryScope: CancellationScope | undefined;
+  private memory: (MemoryAssessment & { sinceMs: number }) | undefined;
+  private postCopyNow = false;
 
   constructor(
     private readonly source: ReturnType<typeof sourceHost>,
@@ -65,7 +72,10 @@ export class ConvergenceLoop {
     if (request.copyMode === 'write-blocking') this.effects.writeBlocking = true;
     setHandler(newsSignal, ({ assessment, memory }) => {
       if (assessment && assessment.verdict !== this.assessment?.verdict) this.heard(assessment);
-      if (memory) this.tell(memory.verdict, memory.message);
+      if (memory) {
+        this.memory = { ...memory, sinceMs: Date.now() };
+        this.tell(memory.verdict, memory.message);
+      }
       this.changes++;
     });
     setHandler(steerUpdate, async (steer) => await this.steer(steer), {
@@ -114,14 +124,42 @@ export class ConvergenceLoop {
     }
   }
 
-  /** Runs the memory phase so that an operator's `abort` reaches it. */
-  async duringMemory<T>(work: () => Promise<T>): Promise<T> {
+  /** Runs the memory phase so that an operator's `abort` reaches it, and, with `untilPostCopy`, so that it is given up when it does not converge. */
+  async duringMemory<T>(work: () => Promise<T>, untilPostCopy: boolean): Promise<T> {
     this.throwIfEnding();
     this.memoryScope = new CancellationScope();
+    const watching = new CancellationScope();
+    if (untilPostCopy) void watching.run(() => this.endForPostCopy()).catch(() => undefined);
     try {
       return await this.memoryScope.run(work);
     } finally {
+      watching.cancel();
       this.memoryScope = undefined;
+    }
+  }
+
+  /** Whether the try that has just ended was given up for post-copy, and for nothing else. */
+  get goesOnByPostCopy(): boolean {
+    return this.postCopyNow && this.steering.ending === undefined;
+  }
+
+  /** Memory converges, or not, by itself for a while. What ends its try is a cancel: the guest runs on, its mirrors stay ready, and the next try begins with post-copy enabled, which QEMU does not take while it migrates. */
+  private async endForPostCopy(): Promise<void> {
+    const latestMs = Date.now() + this.request.memoryDeadlineSeconds * 1000 * POST_COPY_AT;
+    this.memory = undefined;
+    for (;;) {
+      const memory = this.memory as MemoryAssessment & { sinceMs: number } | undefined;
+      const bad = memory?.verdict === 'diverging' || memory?.verdict === 'hovering';
+      const atMs = Math.min(latestMs, bad ? memory.sinceMs + POST_COPY_PATIENCE_MS : latestMs);
+      if (Date.now() >= atMs) {
+        if (memory?.verdict === 'stalled') return;
+        this.postCopyNow = true;
+        this.note('policy', 'post-copy', `${bad ? memory.message : `the memory's deadline of ${this.request.memoryDeadlineSeconds} s comes near`}; it was asked for: the guest is in both hosts until its last page has come`);
+        this.memoryScope?.cancel();
+        return;
+      }
+      const seen = this.changes;
+      await condition(() => this.changes !== seen, atMs - Date.now());
     }
   }
 

@@ -1,3 +1,4 @@
+import type { MigrationSettings } from '../hypervisor/migration';
 import type { MigrationRequest } from './messages';
 
 /** A migration's memory settings by QEMU's names. */
@@ -14,6 +15,11 @@ export function qemuMemorySettings({ memory, onDivergence }: Pick<MigrationReque
     capabilities: Object.fromEntries(wanted.filter((one): one is [string, boolean] => one[1] !== undefined)),
     parameters: Object.fromEntries(numbers.filter((one): one is [string, number] => one[1] !== undefined)),
   };
+}
+
+/** The same for a try that switches to post-copy: QEMU refuses `compress` with it. Both ends need the capability. */
+export function postCopySettings({ capabilities, parameters }: QemuMemorySettings): QemuMemorySettings & Pick<MigrationSettings, 'postCopy'> {
+  return { capabilities: { ...capabilities, compress: false, 'postcopy-ram': true }, parameters, postCopy: true };
 }
 
 /** The settings that this QEMU does not have: each is ignored, and said. */

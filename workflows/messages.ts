@@ -67,6 +67,11 @@ export const convergencePolicySchema = z.strictObject({
   /** When a migration that was put off without a time is tried again, in minutes, and how often. */
   postponeMinutes: positive.default(60),
   postponements: z.int().min(0).max(100).default(3),
+  /**
+   * Memory that does not converge is handed over by post-copy: the guest runs at the destination before all of its memory is there. Until the last page has come
+   * it needs both hosts and the link, is slow, and is lost as a running one if any of them fails (its disks are whole at the destination).
+   */
+  postCopy: z.boolean().default(false),
   memory: memorySettingsSchema.prefault({}),
 });
 

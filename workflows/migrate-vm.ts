@@ -9,7 +9,7 @@ import { ConvergenceLoop } from './convergence-loop';
 import { currentDetails } from './details';
 import { finishCleanup } from './finish-cleanup';
 import { parseInput } from './input';
-import { ignoredSettings, qemuMemorySettings } from './memory-settings';
+import { ignoredSettings, postCopySettings, qemuMemorySettings } from './memory-settings';
 import { migrateVmSchema, type MigrateVmInput, type MigrationRequest, type MigrationResult, type MigrationStatus, SEARCH_ATTRIBUTES, statusQuery } from './messages';
 import type { Phase } from './phases';
 import { Postponed, type Steering } from './steering';
@@ -91,13 +91,18 @@ class Round {
   private async preflight(): Promise<GuestPlan> {
     const { ref } = this;
     const here = await reachable(ref.from, this.source.look.inspectSource(ref));
-    const there = here.plan ? await reachable(ref.to, this.destination.look.inspectDestination({ ...ref, plan: here.plan })) : { blockers: [], warnings: [] };
+    const there = here.plan ? await reachable(ref.to, this.destination.look.inspectDestination({ ...ref, plan: here.plan, ...(this.asked(here.plan).postCopy && { postCopy: true }) })) : { blockers: [], warnings: [] };
     const blockers = [...here.blockers, ...there.blockers];
     if (blockers.length > 0 || !here.plan) throw refused(ref.guest, ref.to, blockers);
-    this.request = parseInput(migrateVmSchema, { ...here.plan.defaults, ...this.raw }, 'MigrationRefused');
+    this.request = this.asked(here.plan);
     this.status.warnings = [...here.warnings, ...there.warnings, ...ignoredSettings(qemuMemorySettings(this.request), here.plan.memoryFeatures)];
     this.status.warnings.forEach((warning) => log.warn(warning));
     return here.plan;
+  }
+
+  /** What was asked for, and what the source's host has to say where nothing was. */
+  private asked(plan: GuestPlan): MigrationRequest {
+    return parseInput(migrateVmSchema, { ...plan.defaults, ...this.raw }, 'MigrationRefused');
   }
 
   /** Every step that changes something, its undo registered before it: a step that timed out may have taken effect. */
@@ -140,7 +145,8 @@ class Round {
   private async moveUntilArrived(first: MirrorTarget[]): Promise<Switchover & { where: 'destination' }> {
     const { ref, plan, status, request, loop } = this;
     let targets = first;
-    const memory = qemuMemorySettings(request);
+    const preCopy = qemuMemorySettings(request);
+    let postCopy = false;
     for (let mirrors: 'none' | 'lost' | 'ready' = 'none'; ; ) {
       if (mirrors !== 'ready') {
         this.enter('mirror');
@@ -164,6 +170,7 @@ class Round {
       }
       status.memoryTry++;
       this.enter('memory');
+      const memory = postCopy ? postCopySettings(preCopy) : preCopy;
       const incoming = await this.destination.step.openIncoming({ ...ref, capabilities: memory.capabilities });
       const cap = request.memory.maxBandwidthBytesPerSecond ?? request.bandwidthBytesPerSecond;
       const handOver: HandOverPlan = {
@@ -177,9 +184,15 @@ class Round {
         memoryDeadlineMs: request.memoryDeadlineSeconds * 1000,
         memoryStallMs: request.stallSeconds * 1000,
       };
-      const switched = await loop.duringMemory(() => switchOver(this.source, this.destination, ref, handOver));
+      const recoverMs = request.stallSeconds * 1000;
+      const switched = await loop.duringMemory(() => switchOver(this.source, this.destination, ref, handOver, { recoverMs, tell: (what, why) => void loop.note('policy', what, why) }), request.postCopy && !postCopy);
       if (switched.where === 'destination') return switched;
       const { because, message, mirrorsReady } = switched.left;
+      if (because === 'cancelled' && loop.goesOnByPostCopy && !CancellationScope.current().consideredCancelled) {
+        postCopy = true;
+        mirrors = mirrorsReady ? 'ready' : 'lost';
+        continue;
+      }
       if (because === 'cancelled') throw this.steering.ending ?? new CancelledFailure('cancelled');
       if (status.memoryTry >= request.memoryTries) throw this.gaveUp(switched.left);
       loop.tryAgain(because, message);
@@ -217,7 +230,7 @@ class Round {
 
   private result(left: HandOverResult | undefined, arrived: (Switchover & { where: 'destination' })['arrived']): MigrationResult {
     const { ref, status } = this;
-    const windows = left?.source === 'completed' && left.window && arrived.window ? { source: left.window, destination: arrived.window } : undefined;
+    const windows = left && left.source !== 'running' && left.window && arrived.window ? { source: left.window, destination: arrived.window } : undefined;
     return {
       vm: ref.guest,
       from: ref.from,

@@ -3,6 +3,7 @@ import type { MigrationRef } from '../activities/context';
 import type { HandOverPlan, HandOverResult } from '../hypervisor/handover';
 import type { TakeOverResult } from '../hypervisor/takeover';
 import type { destinationHost, sourceHost } from './activities';
+import { allPages } from './last-pages';
 import { decideOwner, type DestinationFate, type SourceFate } from './ownership';
 
 /** How long a destination to which everything was handed over may take to load it, beyond the downtime budget; then it is destroyed, and the source runs on. */
@@ -12,6 +13,12 @@ const SOURCE_SAYS_MS = 30_000;
 
 export type Switchover = { where: 'destination'; left: HandOverResult | undefined; arrived: TakeOverResult } | { where: 'source'; left: HandOverResult & { source: 'running' } };
 
+/** Post-copy: how long a broken connection may last, and where it is told what is done about one. */
+export interface Mending {
+  recoverMs: number;
+  tell: (what: string, why: string) => void;
+}
+
 /** What the destination says; `unknown` is asked again. */
 type Said = { arrived?: TakeOverResult; failure?: unknown };
 
@@ -19,7 +26,7 @@ type Said = { arrived?: TakeOverResult; failure?: unknown };
  * Runs both halves of the switchover at once, which talk to QEMU and to each other, not to us; then says, by the table of R4, whose guest it is,
  * and makes it so. Throws an `ApplicationFailure` if it crashed on the way.
  */
-export async function switchOver(source: ReturnType<typeof sourceHost>, destination: ReturnType<typeof destinationHost>, ref: MigrationRef, handOver: HandOverPlan): Promise<Switchover> {
+export async function switchOver(source: ReturnType<typeof sourceHost>, destination: ReturnType<typeof destinationHost>, ref: MigrationRef, handOver: HandOverPlan, mending: Mending): Promise<Switchover> {
   const receiving = new CancellationScope();
   const said: Said = {};
   // A cancel of the migration is the source's to answer: the destination goes on until the source has said what happened.
@@ -29,22 +36,34 @@ export async function switchOver(source: ReturnType<typeof sourceHost>, destinat
   const leaving = source.switchover.moveMemory({ ...ref, handOver }).then((result) => (left = result), () => undefined).then(() => (leftOver = true));
 
   return await CancellationScope.nonCancellable(async () => {
+    const switched = await whoseItIs();
+    if (switched.where === 'source' || !handOver.settings.postCopy) return switched;
+    await allPages(source, destination, ref, () => left?.source === 'post-copy', mending);
+    if (!leftOver) await Promise.race([leaving, sleep(SOURCE_SAYS_MS, { summary: 'the last page has come; what its source says of the pause' })]);
+    return { ...switched, left };
+  });
+
+  async function whoseItIs(): Promise<Switchover> {
     // The destination has the guest: what the source says does not matter any more, if it says anything.
     await condition(() => leftOver || said.arrived !== undefined);
+    // The source sends pages still; that it is not asked is no loss.
+    if (!leftOver && handOver.settings.postCopy) return { where: 'destination', left, arrived: said.arrived! };
     if (!leftOver) await Promise.race([leaving, sleep(SOURCE_SAYS_MS, { summary: 'the guest has arrived; whether its source says so too' })]);
     if (said.arrived && left?.source !== 'running') return { where: 'destination', left, arrived: said.arrived };
 
     const sourceFate = await fateOfSource();
-    if (sourceFate === 'completed' && !said.failure) await Promise.race([receive, sleep(handOver.maxDowntimeMs + ARRIVAL_MS, { summary: 'until the destination has loaded the guest' })]);
+    const unproven = left?.source === 'completed' && left.unproven;
+    if (sourceFate === 'completed' && !said.failure && !unproven) await Promise.race([receive, sleep(handOver.maxDowntimeMs + ARRIVAL_MS, { summary: 'until the destination has loaded the guest' })]);
     if (sourceFate === 'gone' && !said.failure) await Promise.race([receive, sleep('10 seconds', { summary: 'whether the guest arrived before its source ended' })]);
     receiving.cancel();
     await receive;
     return await settle(sourceFate);
-  });
+  }
 
   /** `moveMemory` says it; else the host is asked, for as long as it takes, unless the guest turns up at the destination. */
   async function fateOfSource(): Promise<SourceFate> {
-    if (left) return left.source;
+    // What it can do for the guest is to send pages, if its destination has it.
+    if (left) return left.source === 'post-copy' ? 'completed' : left.source;
     let fate: SourceFate | undefined;
     const asking = source.switchover.sourceState(ref).then((state) => (fate = state));
     asking.catch(() => undefined);

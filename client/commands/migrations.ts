@@ -19,6 +19,12 @@ is noticed before the pause: vmferry does the mildest thing that works, asks, or
 auto; docs/divergence.md), and "vmferry steer" decides otherwise. Until the guest runs at the destination every failure leaves it
 running at the source and nothing at the destination. Ctrl-C only stops watching.
 
+--post-copy is never used at once: only when the memory has not converged for 20 s, or for 80 % of its deadline. The
+guest then pauses as always, runs at the destination, and fetches what is missing from the source. From that pause until
+its last page has come it lives in both hosts: if either of them or the link fails then, and the link does not come back
+within stallSeconds (2 min), the running guest is lost and starts again from its disks, at the destination. There is no
+way back to the source, and no cap on the memory's bandwidth. Refused where a QEMU cannot do it (it needs userfaultfd).
+
 With --json, stdout has one line of JSON for each look, and a last one with "outcome": completed, failed, refused,
 cancelled, or, after Ctrl-C, running; with --detach, started.
 
@@ -37,6 +43,7 @@ interface MigrateOptions {
   copyMode?: 'background' | 'write-blocking';
   disksDeadline?: number;
   memoryDeadline?: number;
+  postCopy?: boolean;
   bandwidth?: number;
   sourceDisks: string;
   keepFor: number;
@@ -54,6 +61,7 @@ export function registerMigrationCommands(program: Command): void {
     .option('--bandwidth <rate>', 'a cap for disks, and one for memory; default: as fast as the link', rateOption(OPTION_BOUNDS.bandwidthBytesPerSecond))
     .option('--disks-deadline <duration>', 'how long the disks may take to catch up', durationOption(1_000, 365 * 24 * HOUR_MS, '2h'))
     .option('--memory-deadline <duration>', 'how long one try to move the memory may take', durationOption(1_000, 365 * 24 * HOUR_MS, '10m'))
+    .option('--post-copy', 'if the memory does not converge, let the guest run at the destination before all of it is there. At risk: until its last page has come the guest is lost if either host or the link fails (its disks are whole at the destination), and it is slow')
     .option('--keep-for <duration>', "how long the source's images are kept, put aside", durationOption(60_000, 10 * 365 * 24 * HOUR_MS, '24h'), 24 * HOUR_MS)
     .option('--detach', 'start it, wait until it is accepted or refused, and leave it alone')
     .option('--json', 'lines of JSON on stdout')
@@ -73,6 +81,7 @@ export function registerMigrationCommands(program: Command): void {
       ...(options.copyMode && { copyMode: options.copyMode }),
       ...(options.disksDeadline !== undefined && { disksDeadlineSeconds: options.disksDeadline / 1_000 }),
       ...(options.memoryDeadline !== undefined && { memoryDeadlineSeconds: options.memoryDeadline / 1_000 }),
+      ...(options.postCopy && { postCopy: true }),
       sourceDisks: options.sourceDisks as 'keep' | 'wipe',
       keepHours: options.keepFor / HOUR_MS,
       ...(options.bandwidth !== undefined && { bandwidthBytesPerSecond: options.bandwidth }),
