@@ -33,9 +33,9 @@ const pidOf = (host: string, name: string, file = 'qemu.pid') => Number.parseInt
 const ownership = (host: string, name: string) => JSON.parse(readFileSync(join(lab.config(host).stateDir, 'guests', name, 'ownership.json'), 'utf8')) as { state: string };
 const status = async (host: string, name: string) => await lab.look(host, name, async (qmp) => (await qmp.execute('query-migrate')).status);
 
-/** From the switch on pages come slowly, so that a test has time for what it does to them: vmferry sets no such cap. */
+/** From the switch on pages come slowly, so that a test has time for what it does to them: vmferry sets no such cap. QEMU reads it as it begins. */
 function slowPages(name: string, bytesPerSecond: number): void {
-  tap.once('host-a', 'migrate-continue', () => lab.look('host-a', name, async (qmp) => void (await qmp.execute('migrate-set-parameters', { 'max-postcopy-bandwidth': bytesPerSecond }))));
+  tap.once('host-a', 'migrate-start-postcopy', () => lab.look('host-a', name, async (qmp) => void (await qmp.execute('migrate-set-parameters', { 'max-postcopy-bandwidth': bytesPerSecond }))));
 }
 
 /** Resets the connection over which pages go, once; as root. */
@@ -117,20 +117,39 @@ test('R4, R10: a source that dies in post-copy costs the running guest: it is sa
   await expectRuns(lab, 'host-b', 'lost');
 }, 120_000);
 
-test('R5, R10: a destination that dies before the guest ran there, in post-copy, leaves one copy that may be started, the source\'s', async () => {
-  await lab.boot('host-a', 'early', NEVER);
-  slowPages('early', 2_000_000);
+/** Kills the destination's QEMU when the guest has come by post-copy, before its marker. */
+function killBeforeMarker(name: string): void {
   tap.before('host-b', 'query-block-exports', async () => {
     if (!tap.sent.some(({ command }) => command === 'migrate-continue') || !lab.processes('host-b').some((one) => one.includes('qemu-system'))) return;
-    const { closed } = await lab.agents.get('host-b')!.host.monitor('early').connection();
-    process.kill(pidOf('host-b', 'early'), 'SIGKILL');
+    const { closed } = await lab.agents.get('host-b')!.host.monitor(name).connection();
+    process.kill(pidOf('host-b', name), 'SIGKILL');
     await closed;
     await delay(50);
   });
+}
+
+test('R5, R10: a destination that dies before the guest ran there, with pages missing, leaves one copy that may be started, the source\'s', async () => {
+  await lab.boot('host-a', 'early', NEVER);
+  slowPages('early', 2_000_000);
+  killBeforeMarker('early');
   await expect(lab.move('early', 'host-b', { ...input, memoryDeadlineSeconds: 6, postCopy: true })).rejects.toMatchObject({ type: 'PostCopyLost', message: expect.stringMatching(/whole: start it here/) });
-  await expectClean(lab, { 'host-a': ['early'] });
   await lab.client.onHost('host-a', 'startGuest', { guest: 'early' });
   await expectRuns(lab, 'host-a', 'early');
+  await expectClean(lab, { 'host-a': ['early'] });
+}, 120_000);
+
+test('R5: a destination that dies with all pages before the guest ran there costs nothing: the source runs on, after it is dead', async () => {
+  const guest = await lab.boot('host-a', 'whole', NEVER);
+  const atCont: string[][] = [];
+  tap.before('host-a', 'cont', () => void atCont.push(lab.processes('host-b').filter((one) => one.includes('qemu-system'))));
+  // All pages are there in less than that.
+  tap.before('host-b', 'query-block-exports', () => delay(tap.sent.some(({ command }) => command === 'migrate-continue') ? 400 : 0));
+  killBeforeMarker('whole');
+  await expect(lab.move('whole', 'host-b', { ...input, memoryDeadlineSeconds: 6, memoryTries: 1, postCopy: true })).rejects.toMatchObject({ type: 'DestinationDied' });
+  expect(atCont).toEqual([[]]);
+  await expectRuns(lab, 'host-a', 'whole');
+  await expectWhole(guest);
+  await expectClean(lab, { 'host-a': ['whole'] });
 }, 120_000);
 
 test('it is refused before anything is changed where QEMU cannot do it', async () => {
