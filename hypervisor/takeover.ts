@@ -130,9 +130,11 @@ async function whenComplete(host: Host, guest: string, attempt: string, qmp: Qmp
     // A post-copy try that ended as a pre-copy is not taken over: its source may have failed, and run (R2). The source gives its word for no other.
     for (;;) {
       if (!postCopy && status === 'completed') break;
-      if (postCopy && (status === 'completed' || status?.startsWith('postcopy')) && (destinationAttempt(host, guest, attempt).handedOver || (!hearsSource && status !== 'completed' && unheardMs > UNHEARD_MS))) break;
+      const loaded = postCopy && (status === 'completed' || status?.startsWith('postcopy'));
+      if (loaded && (destinationAttempt(host, guest, attempt).handedOver || (!hearsSource && status !== 'completed' && unheardMs > UNHEARD_MS))) break;
       if (status === 'failed') throw new DestinationDied(`the QEMU of guest ${guest} on ${host.name} could not load the guest${lastWords(host, guest)}`);
-      const waits = postCopy && status?.startsWith('postcopy') ? { timeoutMs: WORD_LOOK_MS } : {};
+      // The last page may come before the source's word.
+      const waits = loaded ? { timeoutMs: WORD_LOOK_MS } : {};
       const event = await events.next({ signal, ...waits }).catch((error: unknown) => {
         if (!(error instanceof QmpTimeout)) throw error;
         unheardMs += WORD_LOOK_MS;

@@ -1,0 +1,95 @@
+import { readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { setTimeout as delay } from 'node:timers/promises';
+import { expectClean, expectRuns, expectWhole } from '../support/expect';
+import { Lab } from '../support/lab';
+import { cutPages, INPUT, NEVER, paceOfPostCopy } from '../support/never-converging';
+import { QmpTap } from '../support/qmp-tap';
+
+/** What breaks while a guest is in both hosts, on real QEMUs. */
+let lab: Lab;
+const tap = new QmpTap();
+beforeAll(async () => {
+  lab = await Lab.open();
+}, 60_000);
+afterEach(async () => {
+  tap.reset();
+  await lab.reset();
+});
+afterAll(async () => {
+  tap.restore();
+  await lab?.close();
+});
+
+const ownership = (host: string, name: string) => JSON.parse(readFileSync(join(lab.config(host).stateDir, 'guests', name, 'ownership.json'), 'utf8')) as { state: string };
+const pidOf = (host: string, name: string, file = 'qemu.pid') => Number.parseInt(readFileSync(lab.runFile(host, name, file), 'utf8'), 10);
+
+const root = process.getuid!() === 0;
+if (!root) console.log('skipped: tests that cut connections need root');
+const asRoot = root ? test : test.skip;
+
+asRoot('R4: a connection that breaks in post-copy is mended, and the guest arrives whole', async () => {
+  const guest = await lab.boot('host-a', 'mended', NEVER);
+  paceOfPostCopy(lab, tap, 'mended', 4_000_000);
+  let cut = false;
+  tap.before('host-b', 'query-migrate', () => {
+    if (cut || !tap.sent.some(({ command, path }) => command === 'cont' && path.includes('/host-b/'))) return;
+    cut = true;
+    cutPages(lab, 'mended');
+  });
+  const result = await lab.move('mended', 'host-b', { ...INPUT, postCopy: true });
+  expect(cut).toBe(true);
+  expect(result.decisions.map(({ what }) => what)).toEqual(expect.arrayContaining(['post-copy', 'mends post-copy']));
+  expect(tap.sent.some(({ command, args }) => command === 'migrate' && args?.['resume'])).toBe(true);
+  await expectWhole(guest);
+  await expectClean(lab, { 'host-b': ['mended'] });
+}, 120_000);
+
+test('R4, R10: a source that dies in post-copy costs the running guest: it is said so, and it starts from its disks where they are newest', async () => {
+  await lab.boot('host-a', 'lost', NEVER);
+  paceOfPostCopy(lab, tap, 'lost', 4_000_000);
+  tap.before('host-b', 'query-migrate', () => {
+    if (tap.sent.some(({ command, path }) => command === 'cont' && path.includes('/host-b/')) && lab.processes('host-a').some((one) => one.includes('qemu-system'))) process.kill(pidOf('host-a', 'lost'), 'SIGKILL');
+  });
+  await expect(lab.move('lost', 'host-b', { ...INPUT, postCopy: true })).rejects.toMatchObject({ type: 'PostCopyLost', message: expect.stringMatching(/lost as a running one.*whole on host-b: start it there/) });
+  expect(ownership('host-b', 'lost').state).toBe('owner');
+  expect(await lab.leftovers('host-a', [])).toEqual([expect.stringContaining('image lost-0.raw.kept-'), expect.stringContaining('image lost-1.raw.kept-')]);
+  await lab.client.onHost('host-b', 'startGuest', { guest: 'lost' });
+  await expectRuns(lab, 'host-b', 'lost');
+}, 120_000);
+
+/** Kills the destination's QEMU when the guest has come by post-copy, before its marker. */
+function killBeforeMarker(name: string): void {
+  tap.before('host-b', 'query-block-exports', async () => {
+    if (!tap.sent.some(({ command }) => command === 'migrate-continue') || !lab.processes('host-b').some((one) => one.includes('qemu-system'))) return;
+    const { closed } = await lab.agents.get('host-b')!.host.monitor(name).connection();
+    process.kill(pidOf('host-b', name), 'SIGKILL');
+    await closed;
+    await delay(50);
+  });
+}
+
+test('R5, R10: a destination that dies before the guest ran there, with pages missing, leaves one copy that may be started, the source\'s', async () => {
+  await lab.boot('host-a', 'early', NEVER);
+  paceOfPostCopy(lab, tap, 'early', 2_000_000);
+  killBeforeMarker('early');
+  await expect(lab.move('early', 'host-b', { ...INPUT, postCopy: true })).rejects.toMatchObject({ type: 'PostCopyLost', message: expect.stringMatching(/whole: start it here/) });
+  await lab.client.onHost('host-a', 'startGuest', { guest: 'early' });
+  await expectRuns(lab, 'host-a', 'early');
+  await expectClean(lab, { 'host-a': ['early'] });
+}, 120_000);
+
+test('R5: a destination that dies with all pages before the guest ran there costs nothing: the source runs on, after it is dead', async () => {
+  const guest = await lab.boot('host-a', 'whole', NEVER);
+  const atCont: string[][] = [];
+  tap.before('host-a', 'cont', () => void atCont.push(lab.processes('host-b').filter((one) => one.includes('qemu-system'))));
+  paceOfPostCopy(lab, tap, 'whole');
+  // Releasing the images may take 250 ms.
+  tap.before('host-b', 'query-block-exports', () => delay(tap.sent.some(({ command }) => command === 'migrate-continue') ? 150 : 0));
+  killBeforeMarker('whole');
+  await expect(lab.move('whole', 'host-b', { ...INPUT, memoryTries: 1, postCopy: true })).rejects.toMatchObject({ type: 'DestinationDied' });
+  expect(atCont).toEqual([[]]);
+  await expectRuns(lab, 'host-a', 'whole');
+  await expectWhole(guest);
+  await expectClean(lab, { 'host-a': ['whole'] });
+}, 120_000);
