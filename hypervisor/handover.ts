@@ -351,12 +351,12 @@ class HandOver {
       if (state === 'post-copy' || state === 'post-copy-paused') {
         clearTimeout(cut);
         await this.tellHandedOver();
-        if (state === 'post-copy-paused') return { source: 'post-copy', message: 'the connection broke before the last page of its memory was sent', window: this.window };
+        if (state === 'post-copy-paused') return { source: 'post-copy', message: 'the connection broke before the last page of its memory was sent', ...this.window };
       }
       if (state === 'completed') {
         if (this.plan.settings.postCopy) await this.tellHandedOver();
         this.moments.completed ??= Date.now();
-        return { source: 'completed', window: this.window };
+        return { source: 'completed', ...this.window };
       }
       if (state === 'failed' || state === 'cancelled') {
         // Before its first page QEMU 7.2 ends a post-copy so, with the guest paused: the destination may have got all that it needs to run.
@@ -388,8 +388,10 @@ class HandOver {
     }
   }
 
-  private get window(): SourceWindow {
-    return { stopped: this.moments.preSwitchover ?? this.moments.continued!, drained: 0, mirrorsEnded: 0, preSwitchover: 0, continued: 0, completed: 0, ...this.moments };
+  /** Unknown to an agent that was started after the guest was paused. */
+  private get window(): { window?: SourceWindow } {
+    if (this.moments.preSwitchover === undefined) return {};
+    return { window: { stopped: this.moments.preSwitchover, drained: 0, mirrorsEnded: 0, continued: 0, completed: 0, ...this.moments, preSwitchover: this.moments.preSwitchover } };
   }
 
   /**

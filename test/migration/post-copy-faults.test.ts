@@ -93,3 +93,19 @@ test('R5: a destination that dies with all pages before the guest ran there cost
   await expectWhole(guest);
   await expectClean(lab, { 'host-a': ['whole'] });
 }, 120_000);
+
+test('R8: agents that stop and start again while pages come change nothing: the last page comes, and the source is retired only then', async () => {
+  const guest = await lab.boot('host-a', 'agents', NEVER);
+  paceOfPostCopy(lab, tap, 'agents', 3_000_000);
+  const runs = new Promise<void>((resolve) => tap.once('host-b', 'cont', () => resolve()));
+  const moved = lab.move('agents', 'host-b', { ...INPUT, postCopy: true });
+  await runs;
+  for (const host of ['host-a', 'host-b']) {
+    await lab.stopAgent(host);
+    await lab.startAgent(host);
+  }
+  expect(lab.processes('host-a').some((one) => one.includes('qemu-system'))).toBe(true);
+  expect(await moved).toMatchObject({ outcome: 'completed' });
+  await expectWhole(guest);
+  await expectClean(lab, { 'host-b': ['agents'] });
+}, 120_000);
