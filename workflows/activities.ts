@@ -2,9 +2,11 @@ import { ActivityCancellationType, type ActivityOptions, proxyActivities } from 
 import type { destinationActivities } from '../activities/destination';
 import type { FleetActivities } from '../activities/fleet';
 import type { convergenceActivities } from '../activities/convergence';
+import type { repairActivities } from '../activities/repair';
 import type { sourceActivities } from '../activities/source';
 import { CONTROL_QUEUE } from './messages';
 
+type Repair = ReturnType<typeof repairActivities>;
 type Source = ReturnType<typeof sourceActivities> & ReturnType<typeof convergenceActivities>;
 type Destination = ReturnType<typeof destinationActivities>;
 
@@ -44,4 +46,10 @@ export function sourceHost(host: string) {
 export function destinationHost(host: string) {
   const on = (options: ActivityOptions) => proxyActivities<Destination>({ ...options, taskQueue: host });
   return { look: on(LOOK), step: on(STEP), switchover: on(SWITCHOVER), undo: on(UNDO), atLast: on(AT_LAST) };
+}
+
+/** For a repair, which does not know yet which side a host is. */
+export function anyHost(host: string) {
+  const on = (options: ActivityOptions) => proxyActivities<Source & Destination & Repair>({ ...options, taskQueue: host });
+  return { look: on(LOOK), step: on(STEP), atLast: on(AT_LAST) };
 }
