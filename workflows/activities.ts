@@ -19,6 +19,8 @@ const COMMON = {
 
 /** A look: a host whose agent does not answer now is not waited for. */
 const LOOK = { ...COMMON, scheduleToStartTimeout: '10 seconds', scheduleToCloseTimeout: '2 minutes' } as const;
+/** One that was away a moment ago is not waited for as long again. */
+const GLANCE = { ...LOOK, scheduleToStartTimeout: '2 seconds' } as const;
 /** A step before the switchover: an agent that is being restarted is waited for, a dead host is not. */
 const STEP = { ...COMMON, scheduleToStartTimeout: '2 minutes', scheduleToCloseTimeout: '10 minutes' } as const;
 /** What a host that is away leaves undone is done by `finishCleanup` when it returns. */
@@ -51,5 +53,5 @@ export function destinationHost(host: string) {
 /** For a repair, which does not know yet which side a host is. */
 export function anyHost(host: string) {
   const on = (options: ActivityOptions) => proxyActivities<Source & Destination & Repair>({ ...options, taskQueue: host });
-  return { look: on(LOOK), step: on(STEP), atLast: on(AT_LAST) };
+  return { look: on(LOOK), glance: on(GLANCE), step: on(STEP), atLast: on(AT_LAST) };
 }

@@ -47,7 +47,11 @@ export async function switchOver(source: ReturnType<typeof sourceHost>, destinat
     if (said.arrived && left?.source !== 'running') return { where: 'destination', left, arrived: said.arrived };
 
     const sourceFate = await fateOfSource();
-    if (sourceFate === 'completed' && !said.failure) await Promise.race([receive, sleep(handOver.maxDowntimeMs + ARRIVAL_MS, { summary: 'until the destination has loaded the guest' })]);
+    if (sourceFate === 'completed' && !said.failure) {
+      fences.wait(ref.to, 'whether the guest arrived');
+      await Promise.race([receive, sleep(handOver.maxDowntimeMs + ARRIVAL_MS, { summary: 'until the destination has loaded the guest' }), condition(() => fences.has(ref.to))]);
+      fences.answered(ref.to);
+    }
     if (sourceFate === 'gone' && !said.failure) await Promise.race([receive, sleep('10 seconds', { summary: 'whether the guest arrived before its source ended' })]);
     receiving.cancel();
     await receive;

@@ -1,0 +1,114 @@
+import { execFile } from 'node:child_process';
+import { existsSync, readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { promisify } from 'node:util';
+import type { RepairResult } from '../../workflows/messages';
+import { expectClean, expectRuns, expectWhole } from '../support/expect';
+import { Lab } from '../support/lab';
+import { guardProcesses } from '../support/leftovers';
+import { QmpTap } from '../support/qmp-tap';
+
+/** `vmferry repair` after migrations that were terminated, and `confirmFenced` for hosts that are gone: on real QEMUs. */
+let lab: Lab;
+const tap = new QmpTap();
+beforeAll(async () => {
+  lab = await Lab.open();
+}, 60_000);
+afterEach(async () => {
+  tap.reset();
+  await lab.reset();
+});
+afterAll(async () => {
+  tap.restore();
+  await lab?.close();
+});
+
+const terminate = async (name: string) => await lab.client.temporal.workflow.getHandle(`migrate/${name}`).terminate('a test of repair');
+const repair = async (name: string, dryRun = false): Promise<RepairResult> => await (await lab.client.repair(name, { dryRun })).result();
+const did = ({ done }: RepairResult) => done.map(({ host, step }) => `${step} ${host}`);
+const startMove = async (name: string, input = {}) => await lab.client.migrate({ vm: name, to: 'host-b', maxDowntimeMs: 2_000, ...input });
+const vmferry = async (...args: string[]) => await promisify(execFile)(join(__dirname, '../../bin/vmferry'), ['--temporal-address', lab.server.address, ...args]).then(({ stdout }) => ({ code: 0, stdout, stderr: '' }), (error: { code: number; stdout: string; stderr: string }) => error);
+
+/** The destination's host loses its power: agent, guard and QEMU are gone, and nobody says so. */
+async function losePower(host: string): Promise<void> {
+  await lab.stopAgent(host);
+  for (const one of [...guardProcesses(join(lab.folder, host)), ...lab.processes(host)]) process.kill(Number.parseInt(one, 10), 'SIGKILL');
+}
+
+async function eventually<T>(look: () => Promise<T | undefined>, timeoutMs = 60_000): Promise<T> {
+  for (const until = Date.now() + timeoutMs; Date.now() < until; ) {
+    const found = await look();
+    if (found !== undefined) return found;
+    await new Promise((resolve) => setTimeout(resolve, 100));
+  }
+  throw new Error('it did not come to pass');
+}
+
+test('terminated while disks are copied: refused while it runs; then the guest stays, nothing is left, a second repair finds nothing to do, and it moves again', async () => {
+  const guest = await lab.boot('host-a', 'early');
+  const shown = await vmferry('repair', 'early', '--json');
+  expect({ code: shown.code, ...(JSON.parse(shown.stdout) as RepairResult) }).toMatchObject({ code: 0, outcome: 'nothing to repair', owner: 'host-a', done: [], left: [], found: [{ host: 'host-a', copy: expect.stringContaining('is the guest; QEMU is running') }] });
+
+  await startMove('early', { bandwidthBytesPerSecond: 3_000_000 });
+  await lab.phase('early', 'converge');
+  expect(await vmferry('repair', 'early')).toMatchObject({ code: 3, stderr: expect.stringContaining('is being moved') });
+  await expect(lab.client.confirmFenced({ vm: 'early', host: 'host-b', author: 'test', reason: 'none' })).rejects.toMatchObject({ type: 'FenceRefused', message: expect.stringContaining('nothing waits for host host-b') });
+  await terminate('early');
+
+  await expect(lab.client.onHost('host-b', 'startGuest', { guest: 'early' })).rejects.toMatchObject({ type: 'GuestStateError', message: expect.stringContaining('vmferry repair early') });
+  await expect(lab.client.onHost('host-b', 'removeGuest', { guest: 'early' })).rejects.toMatchObject({ type: 'GuestStateError', message: expect.stringContaining('vmferry repair early') });
+  expect(await repair('early', true)).toMatchObject({ outcome: 'planned', owner: 'host-a', done: [{ host: 'host-a', step: 'sourceState' }] });
+  const result = await repair('early');
+  expect(result).toMatchObject({ outcome: 'repaired', owner: 'host-a' });
+  expect(did(result)).toEqual(['sourceState host-a', 'removeMirrors host-a', 'discardDestination host-b']);
+  await expectRuns(lab, 'host-a', 'early');
+  await expectWhole(guest);
+  await expectClean(lab, { 'host-a': ['early'] });
+  expect(await repair('early')).toMatchObject({ outcome: 'nothing to repair', owner: 'host-a', done: [] });
+  await lab.move('early', 'host-b');
+  await expectWhole(guest);
+  await expectClean(lab, { 'host-b': ['early'] });
+}, 60_000);
+
+test.each([
+  ['just before migrate-continue', 'before', 'host-a', 'migrate-continue'],
+  ['just before the guest runs at the destination', 'after', 'host-b', 'cont'],
+])('terminated %s: the guest arrives by itself, the repair says so and retires the source\'s copy, and no block is lost', async (_when, name, host, command) => {
+  const guest = await lab.boot('host-a', name);
+  const over = new Promise<void>((resolve) => tap.once(host, command, async () => {
+    await terminate(name);
+    resolve();
+  }));
+  await startMove(name);
+  await over;
+  const result = await repair(name);
+  expect(result).toMatchObject({ outcome: 'repaired', owner: 'host-b', left: [] });
+  expect(did(result).slice(-2)).toEqual(['settleDestination host-b', 'retireSource host-a']);
+  await guest.attach(lab.runFile('host-b', name, 'serial.sock'));
+  await expectRuns(lab, 'host-b', name);
+  await expectWhole(guest);
+  expect(await lab.leftovers('host-a', [])).toEqual([0, 1].map((disk) => expect.stringContaining(`image ${name}-${disk}.raw.kept-`)));
+  expect(await lab.leftovers('host-b', [name])).toEqual([]);
+  expect(await repair(name)).toMatchObject({ outcome: 'nothing to repair', owner: 'host-b', done: [] });
+}, 60_000);
+
+test('a destination that is gone after everything was handed over: the migration shows that it waits; confirmed fenced, the source runs, and the other copy is retired when that host returns', async () => {
+  const guest = await lab.boot('host-a', 'fenced');
+  tap.once('host-a', 'migrate-continue', () => losePower('host-b').then(() => undefined));
+  const migration = await startMove('fenced', { memoryTries: 1 });
+  const ended = migration.result().then(() => 'moved', (error: Error) => error);
+  const fence = (host: string) => lab.client.confirmFenced({ vm: 'fenced', host, author: 'test', reason: 'pulled the plug' });
+  await eventually(async () => (await migration.status())?.waitsFor?.find(({ host }) => host === 'host-b'));
+  await expect(fence('host-a')).rejects.toMatchObject({ type: 'FenceRefused', message: expect.stringContaining('nothing waits for host host-a') });
+  expect(await fence('host-b')).toMatchObject({ by: 'test', what: 'confirmFenced host-b', why: 'pulled the plug' });
+  expect(await ended).toMatchObject({ type: 'DestinationDied', message: expect.stringContaining('it runs on host-a') });
+  await expectRuns(lab, 'host-a', 'fenced');
+  await guest.nextTick();
+  await expectWhole(guest);
+  expect(await lab.client.leftovers()).toEqual([expect.objectContaining({ vm: 'fenced', host: 'host-b', step: 'retireFenced' })]);
+
+  await lab.startAgent('host-b');
+  await eventually(async () => ((await lab.client.leftovers()).length === 0 ? true : undefined));
+  await expectClean(lab, { 'host-a': ['fenced'] });
+  expect(await repair('fenced')).toMatchObject({ outcome: 'nothing to repair', owner: 'host-a' });
+}, 90_000);
