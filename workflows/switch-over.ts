@@ -14,6 +14,7 @@ const SOURCE_SAYS_MS = 30_000;
 /** A source that moves memory is silent to us for as long as that takes: whether its agent is there is looked at after this, and then less and less often. */
 const FIRST_LOOK_MS = 60_000;
 const LONGEST_LOOK_MS = 30 * 60_000;
+const HINT_MS = 5_000;
 
 export type Switchover = { where: 'destination'; left: HandOverResult | undefined; arrived: TakeOverResult } | { where: 'source'; left: HandOverResult & { source: 'running' } };
 
@@ -60,8 +61,15 @@ export async function switchOver(source: ReturnType<typeof sourceHost>, destinat
 
   /** Shows that the source is waited for when its agent is away, so that it can be confirmed fenced. */
   async function lookAtSource(): Promise<void> {
+    const hint = () => said.failure !== undefined;
+    let hinted = false;
     for (let pause = FIRST_LOOK_MS; ; pause = Math.min(pause * 2, LONGEST_LOOK_MS)) {
-      await sleep(pause, { summary: `whether ${ref.from} answers still` });
+      // A destination that ends may have lost its source; one that lives says so within a moment.
+      if (hinted) await sleep(pause, { summary: `whether ${ref.from} answers still` });
+      else if (await condition(hint, pause)) {
+        hinted = true;
+        await sleep(HINT_MS);
+      }
       if (await answers(ref.from, ref.guest)) fences.answered(ref.from);
       else fences.wait(ref.from, 'how the hand-over ended');
     }
