@@ -76,9 +76,9 @@ export class Fences {
   }
 }
 
-/** Whether the agent of a host takes a task now. */
-export async function answers(host: string, guest: string): Promise<boolean> {
-  return await anyHost(host).look.inspectCopy({ guest }).then(() => true, (error: unknown) => {
+/** Whether the agent of a host takes a task now: within 10 s, or at a `glance` within 2 s. */
+export async function answers(host: string, guest: string, how: 'look' | 'glance' = 'look'): Promise<boolean> {
+  return await anyHost(host)[how].inspectCopy({ guest }).then(() => true, (error: unknown) => {
     if (error instanceof ActivityFailure && error.cause instanceof TimeoutFailure) return false;
     throw error;
   });

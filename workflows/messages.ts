@@ -150,6 +150,8 @@ export interface RepairResult {
   outcome: 'nothing to repair' | 'repaired' | 'planned';
   /** The host whose copy is the guest; absent in a dry run that cannot know it before its first step. */
   owner?: string;
+  /** How the guest is there in the end: QEMU's run state, or `stopped`. */
+  state?: string;
   /** What of the guest was where, before anything was done. */
   found: { host: string; copy: string }[];
   /** What was done, or, in a dry run, what would be done first. */

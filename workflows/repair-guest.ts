@@ -170,9 +170,9 @@ class Repair {
     await arrival;
   }
 
-  private result(outcome: RepairResult['outcome'], { owner, left = [] }: { owner?: string; left?: string[] }): RepairResult {
+  private result(outcome: RepairResult['outcome'], { owner, state, left = [] }: { owner?: string; state?: string; left?: string[] }): RepairResult {
     const { found, done, decisions } = this.status;
-    return { vm: this.guest, outcome, ...(owner !== undefined && { owner }), found, done, left, decisions };
+    return { vm: this.guest, outcome, ...(owner !== undefined && { owner }), ...(state !== undefined && { state }), found, done, left, decisions };
   }
 }
 

@@ -32,7 +32,7 @@ export type RepairDecision =
   /** Only these hosts can say how it goes on, or a person who knows that they are off. */
   | { kind: 'wait'; hosts: string[]; why: string }
   /** One copy is the guest, and nothing of a migration is anywhere; but what is in `left`, which nobody may throw away by itself. */
-  | { kind: 'settled'; owner: string; left: string[]; why: string }
+  | { kind: 'settled'; owner: string; state: string; left: string[]; why: string }
   /** Nothing may be done by itself. */
   | { kind: 'unclear'; type: 'OwnershipUnknown' | 'HostUnreachable' | 'NotFound' | 'GuestGone'; why: string };
 
@@ -91,7 +91,7 @@ function withOwner(known: Known, owner: string, replaced: string[]): RepairDecis
     if (typeof step === 'string') notes.push(`${host}: ${step}`);
     else if (step) steps.push(step);
   }
-  return steps.length > 0 ? act(...steps) : { kind: 'settled', owner, left: notes, why: `its copy on ${owner} is the guest: ${describeCopy(own)}` };
+  return steps.length > 0 ? act(...steps) : { kind: 'settled', owner, state: !own.qemu ? 'stopped' : own.qemu.answers ? own.qemu.runState : 'its monitor does not answer', left: notes, why: `its copy on ${owner} is the guest: ${describeCopy(own)}` };
 }
 
 /** What becomes of a copy that is not the guest; words, if it is left alone. */

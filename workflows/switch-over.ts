@@ -70,7 +70,7 @@ export async function switchOver(source: ReturnType<typeof sourceHost>, destinat
         hinted = true;
         await sleep(HINT_MS);
       }
-      if (await answers(ref.from, ref.guest)) fences.answered(ref.from);
+      if (await answers(ref.from, ref.guest, 'glance')) fences.answered(ref.from);
       else fences.wait(ref.from, 'how the hand-over ended');
     }
   }

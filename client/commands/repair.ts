@@ -105,8 +105,9 @@ async function sayWaits(repair: Repair, over: AbortSignal): Promise<void> {
   }
 }
 
-function account({ vm, outcome, owner, found, done, left }: RepairResult): string {
-  const end = outcome === 'nothing to repair' ? `Nothing to repair: the guest is on ${owner}.` : outcome === 'repaired' ? `Repaired: the guest is on ${owner}.` : `Would be done first${owner === undefined ? '' : `, as the guest is on ${owner}`}; then it looks again:`;
+function account({ vm, outcome, owner, state, found, done, left }: RepairResult): string {
+  const where = `the guest is on ${owner}, ${state}${state === 'stopped' ? `; start it: vmferry vm start ${vm}` : ''}.`;
+  const end = outcome === 'nothing to repair' ? `Nothing to repair: ${where}` : outcome === 'repaired' ? `Repaired: ${where}` : `Would be done first${owner === undefined ? '' : `, as the guest is on ${owner}`}; then it looks again:`;
   return [
     `${vm}:`,
     table(['host', 'found'], found.map(({ host, copy }) => [host, copy])),

@@ -60,6 +60,7 @@ test('a destination that is gone after everything was handed over: the migration
   await expect(fence('host-a')).rejects.toMatchObject({ type: 'FenceRefused', message: expect.stringContaining('nothing waits for host host-a') });
   expect(await fence('host-b')).toMatchObject({ by: 'test', what: 'confirmFenced host-b', why: 'pulled the plug' });
   expect(await ended).toMatchObject({ type: 'DestinationDied', message: expect.stringContaining('it runs on host-a') });
+  await lab.record('fenced');
   await expectRuns(lab, 'host-a', 'fenced');
   await guest.nextTick();
   await expectWhole(guest);
@@ -91,6 +92,7 @@ test('the same, terminated: the repair waits for the host, and for a person; con
   const result = await ended;
   expect(result).toMatchObject({ outcome: 'repaired', owner: 'host-a', decisions: [{ by: 'test', what: 'confirmFenced host-b', why: 'pulled the plug' }] });
   expect(did(result)).toEqual(['sourceState host-a', 'reviveSource host-a', 'removeMirrors host-a', 'retireFenced, when it returns host-b']);
+  await lab.record('word', 'repair');
   await expectRuns(lab, 'host-a', 'word');
   await guest.nextTick();
   await expectWhole(guest);
@@ -111,6 +113,7 @@ test('a source that is gone while memory moves: confirmed fenced, the migration 
   await eventually(async () => (await migration.status())?.waitsFor?.find(({ host }) => host === 'host-a'));
   await lab.client.confirmFenced({ vm: 'lost', host: 'host-a', author: 'test', reason: 'it burns' });
   expect(await ended).toMatchObject({ type: 'GuestGone', message: expect.stringContaining('its only whole copy is on host-a') });
+  await lab.record('lost');
   expect(await lab.client.leftovers()).toEqual([expect.objectContaining({ vm: 'lost', host: 'host-a', step: 'removeMirrors' })]);
   expect((await lab.leftovers('host-b', [])).filter((one) => /image lost-[01].raw$/.test(one))).toHaveLength(2);
   await lab.startAgent('host-a');

@@ -42,8 +42,9 @@ test('terminated while disks are copied: refused while it runs; then the guest s
   await expect(lab.client.onHost('host-b', 'removeGuest', { guest: 'early' })).rejects.toMatchObject({ type: 'GuestStateError', message: expect.stringContaining('vmferry repair early') });
   expect(await repair('early', true)).toMatchObject({ outcome: 'planned', owner: 'host-a', done: [{ host: 'host-a', step: 'sourceState' }] });
   const result = await repair('early');
-  expect(result).toMatchObject({ outcome: 'repaired', owner: 'host-a' });
+  expect(result).toMatchObject({ outcome: 'repaired', owner: 'host-a', state: 'running' });
   expect(did(result)).toEqual(['sourceState host-a', 'removeMirrors host-a', 'discardDestination host-b']);
+  await lab.record('early', 'repair');
   await expectRuns(lab, 'host-a', 'early');
   await expectWhole(guest);
   await expectClean(lab, { 'host-a': ['early'] });
@@ -65,7 +66,8 @@ test.each([
   await startMove(name);
   await over;
   const result = await repair(name);
-  expect(result).toMatchObject({ outcome: 'repaired', owner: 'host-b', left: [] });
+  expect(result).toMatchObject({ outcome: 'repaired', owner: 'host-b', state: 'running', left: [] });
+  await lab.record(name, 'repair');
   expect(did(result).slice(-2)).toEqual(['settleDestination host-b', 'retireSource host-a']);
   await guest.attach(lab.runFile('host-b', name, 'serial.sock'));
   await expectRuns(lab, 'host-b', name);

@@ -49,6 +49,9 @@ describe('one by one', () => {
     ['arrived and crashed there', known({ [A]: handedOver(B), [B]: arrived(A, { qemu: undefined as never }) }), 'settleDestination host-b, retireSource host-a'],
     ['a copy on a third host that was passed on', known({ [A]: none, [B]: copy({ ownership: { state: 'owner', since, attempt: 'two' }, qemu: qemu() }), c: handedOver(A, {}, 'old') }), 'retireSource c'],
     ['a copy on a third host that nothing leads from to the guest', known({ [A]: owner(), [B]: none, c: handedOver('d', {}, 'old') }), 'settled host-a, left 1'],
+    ['a copy on its way from a host that is away, though another has the guest', known({ [A]: owner(), [B]: incoming('c'), c: away() }), 'settled host-a, left 1'],
+    ['a copy on its way from a host that handed everything over to it, though another has the guest', known({ [A]: owner(), [B]: incoming('c'), c: handedOver(B) }), 'settled host-a, left 2'],
+    ['a copy that was on its way from a host that has nothing of it', known({ [A]: owner(), [B]: incoming('c'), c: none }), 'discardDestination host-b'],
     ['everything handed over, the destination loads', known({ [A]: handedOver(B), [B]: incoming(A, { qemu: INCOMING }) }, { awaited: [] }), 'receive host-b'],
     ['… and does not come to an end', known({ [A]: handedOver(B), [B]: incoming(A, { qemu: INCOMING }) }), 'destroyIncoming host-b'],
     ['… hangs', known({ [A]: handedOver(B), [B]: incoming(A, { qemu: { answers: false, problem: 'silent' } }) }, { awaited: [] }), 'destroyIncoming host-b'],
@@ -130,13 +133,16 @@ describe('of any hosts that there may be', () => {
 
   test('a copy is thrown away only if another is the guest, and never the guest itself', () => property((state, decision) => {
     const steps = stepsOf(decision);
-    for (const { do: step, host } of steps) {
+    for (const { do: step, host, ref } of steps) {
       if (!['discardDestination', 'retireSource', 'retireFenced'].includes(step)) continue;
       const revived = steps.find((other) => other.do === 'removeMirrors' && other.destinationDestroyed)?.host;
       const guest = decision.kind === 'act' ? (decision.owner ?? revived) : undefined;
       expect(guest).toBeDefined();
       expect(guest).not.toBe(host);
       if (revived === undefined) expect(copyAt(state, guest!)?.ownership?.state).toBe('owner');
+      // What is on its way may be all that there is of a guest that its source has handed over.
+      const from = copyAt(state, ref.from);
+      if (step === 'discardDestination' && copyAt(state, host) && ref.from !== guest) expect([state.hosts[ref.from]?.answers, from?.ownership?.state === 'handed-over' && from.ownership.attempt === ref.attempt]).toEqual([true, false]);
       if (step !== 'retireFenced') expect(copyAt(state, host)?.ownership?.state).not.toBe('owner');
       if (copyAt(state, host)) expect(copyAt(state, host)!.qemu?.answers === true && runsAt(state, host) && step !== 'retireFenced').toBe(false);
     }
