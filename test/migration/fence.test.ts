@@ -65,6 +65,7 @@ test('a destination that is gone after everything was handed over: the migration
   await guest.nextTick();
   await expectWhole(guest);
   expect(await lab.client.leftovers()).toEqual([expect.objectContaining({ vm: 'fenced', host: 'host-b', step: 'retireFenced' })]);
+  expect((await vmferry('leftovers')).stdout).toMatch(/host-b +fenced +retireFenced/);
 
   await lab.startAgent('host-b');
   await eventually(async () => ((await lab.client.leftovers()).length === 0 ? true : undefined));

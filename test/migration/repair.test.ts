@@ -1,4 +1,5 @@
 import { execFile } from 'node:child_process';
+import { cpSync, mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 import type { RepairResult } from '../../workflows/messages';
@@ -10,7 +11,7 @@ import { QmpTap } from '../support/qmp-tap';
 let lab: Lab;
 const tap = new QmpTap();
 beforeAll(async () => {
-  lab = await Lab.open();
+  lab = await Lab.open({ 'host-a': '127.0.0.1', 'host-b': '::1', 'host-c': '127.0.0.1' });
 }, 60_000);
 afterEach(async () => {
   tap.reset();
@@ -27,7 +28,7 @@ const did = ({ done }: RepairResult) => done.map(({ host, step }) => `${step} ${
 const startMove = async (name: string, input = {}) => await lab.client.migrate({ vm: name, to: 'host-b', maxDowntimeMs: 2_000, ...input });
 const vmferry = async (...args: string[]) => await promisify(execFile)(join(__dirname, '../../bin/vmferry'), ['--temporal-address', lab.server.address, ...args]).then(({ stdout }) => ({ code: 0, stdout, stderr: '' }), (error: { code: number; stdout: string; stderr: string }) => error);
 
-test('terminated while disks are copied: refused while it runs; then the guest stays, nothing is left, a second repair finds nothing to do, and it moves again', async () => {
+test('terminated while disks are copied: refused while it runs; then the guest stays, nothing is left, a second repair finds nothing to do, and it moves again; a stale copy on a third host is retired', async () => {
   const guest = await lab.boot('host-a', 'early');
   const shown = await vmferry('repair', 'early', '--json');
   expect({ code: shown.code, ...(JSON.parse(shown.stdout) as RepairResult) }).toMatchObject({ code: 0, outcome: 'nothing to repair', owner: 'host-a', done: [], left: [], found: [{ host: 'host-a', copy: expect.stringContaining('is the guest; QEMU is running') }] });
@@ -48,10 +49,22 @@ test('terminated while disks are copied: refused while it runs; then the guest s
   await expectRuns(lab, 'host-a', 'early');
   await expectWhole(guest);
   await expectClean(lab, { 'host-a': ['early'] });
-  expect(await repair('early')).toMatchObject({ outcome: 'nothing to repair', owner: 'host-a', done: [] });
+  expect(await vmferry('repair', 'early')).toMatchObject({ code: 0, stdout: expect.stringContaining('Nothing to repair: the guest is on host-a, running.') });
   await lab.move('early', 'host-b');
   await expectWhole(guest);
   await expectClean(lab, { 'host-b': ['early'] });
+
+  // As a migration leaves it that was terminated before its cleanup, and whose guest has moved on since.
+  const stale = join(lab.config('host-c').stateDir, 'guests/early');
+  mkdirSync(stale, { recursive: true });
+  cpSync(join(lab.config('host-b').stateDir, 'guests/early/definition.yaml'), join(stale, 'definition.yaml'));
+  writeFileSync(join(stale, 'ownership.json'), JSON.stringify({ state: 'handed-over', attempt: 'longago', to: 'host-a' }));
+  writeFileSync(join(stale, 'attempt.json'), JSON.stringify({ role: 'source', attempt: 'longago', to: 'host-a', memoryTry: 1, wasRunning: true }));
+  lab.makeImages('host-c', 'early');
+  await expect(lab.client.onHost('host-c', 'startGuest', { guest: 'early' })).rejects.toMatchObject({ type: 'GuestStateError', message: expect.stringContaining('vmferry repair early') });
+  expect(did(await repair('early'))).toEqual(['retireSource host-c']);
+  expect(await lab.leftovers('host-c', [])).toEqual(['image early-0.raw.kept-longago', 'image early-1.raw.kept-longago']);
+  await expectWhole(guest);
 }, 60_000);
 
 test.each([
