@@ -142,7 +142,8 @@ export async function receiveGuest(deps: HostDependencies, guest: string, attemp
   return await switchovers.start(guest, `receive ${attempt}`, async ({ leave }) => await guarded(host, { config: host.config, guest, startedAt: new Date().toISOString(), role: 'destination', attempt }, () => takeOver(host, lease, guest, attempt, leave)).finally(() => announceSoon(deps)));
 }
 
-async function discard(host: Host, guest: string, record: DestinationAttempt): Promise<void> {
+/** Undo of `prepareDestination` for this record. Throws if the guest has arrived. */
+export async function discard(host: Host, guest: string, record: DestinationAttempt): Promise<void> {
   if (!(await destroyIncoming(host, guest, record.attempt))) throw new GuestStateError(`guest ${guest} runs on ${host.name} already, or did: its copy there is not thrown away`);
   await stopStorageDaemon(host, guest);
   const definition = host.store.definition(guest);

@@ -29,7 +29,7 @@ export const ERRORS = {
   InvalidDefinition: { retried: false, advice: 'correct the fields that the message names' },
   PathRefused: { retried: false, advice: 'use a path inside one of the host\'s roots, or add a root to its configuration' },
   GuestCrashedAfterMove: { retried: false, advice: 'the guest arrived and its QEMU ended later: start it at the destination; its copy at the source is out of date' },
-  OwnershipUnknown: { retried: false, advice: 'find out which host runs the guest before you start a copy' },
+  OwnershipUnknown: { retried: false, advice: 'start no copy by hand: "vmferry repair VM" looks at all hosts and says which copy is the guest, or why nobody can' },
 } as const satisfies Record<string, { retried: boolean; advice: string }>;
 
 export type ErrorType = keyof typeof ERRORS;

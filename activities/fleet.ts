@@ -3,7 +3,7 @@ import { ApplicationFailure } from '@temporalio/activity';
 import { type Client, WorkflowNotFoundError, WorkflowUpdateFailedError } from '@temporalio/client';
 import { placementHost } from '../workflows/capacity';
 import type { PlacementHost } from '../workflows/fleet';
-import { cordonUpdate, type HostState, hostQuery, hostWorkflowId, type Reservation, releaseUpdate, reserveUpdate } from '../workflows/messages';
+import { cordonUpdate, type HostState, hostQuery, hostWorkflowId, migrationWorkflowId, repairWorkflowId, type Reservation, releaseUpdate, reserveUpdate } from '../workflows/messages';
 import { ERRORS } from './errors';
 
 const LISTED_MS = 1_500;
@@ -28,7 +28,8 @@ export function fleetActivities(client: Client) {
       const reasons: string[] = [];
       if (!names.includes(to)) reasons.push(`there is no host "${to}" (known are: ${names.join(', ') || 'none; start an agent'})`);
       if (having.length === 0) reasons.push(`no host has a guest "${guest}" (known are: ${hosts.flatMap((host) => host.guests.map(({ name }) => `${name} on ${host.name}`)).sort().join(', ') || 'none'})`);
-      if (having.length > 1) reasons.push(`guest "${guest}" is on ${having.map(({ name }) => name).join(' and ')}: find out which copy runs before it is moved`);
+      if (having.length > 1) reasons.push(`guest "${guest}" is on ${having.map(({ name }) => name).join(' and ')}: find out which copy runs before it is moved (vmferry repair ${guest} shows what is where)`);
+      if (await isRunning(client, repairWorkflowId(guest))) reasons.push(`guest "${guest}" is being repaired (workflow ${repairWorkflowId(guest)}): wait until that has ended`);
       if (having.some(({ name }) => name === to)) reasons.push(`guest "${guest}" is on ${to} already`);
       if (reasons.length > 0) throw ApplicationFailure.create({ type: 'MigrationRefused', nonRetryable: true, message: `guest ${guest} cannot move to ${to}; nothing was changed:\n- ${reasons.join('\n- ')}`, details: [{ blockers: reasons }] });
       return { from: having[0]!.name };
@@ -84,6 +85,15 @@ export function fleetActivities(client: Client) {
       );
       return ended.filter((runId) => runId !== undefined);
     },
+
+    /** What every host said last, for a repair. Refuses while the guest is being moved: a migration brings its own order. */
+    async hostsForRepair({ guest }: { guest: string }): Promise<{ name: string; lastSaid?: string }[]> {
+      if (await isRunning(client, migrationWorkflowId(guest))) throw ApplicationFailure.nonRetryable(`guest ${guest} is being moved: a repair is for what a terminated migration left. Watch it with "vmferry watch ${guest}", end it with "vmferry cancel ${guest}"; if it waits for a host that is gone for good, "vmferry fence"`, 'RepairRefused');
+      return (await knownHosts(client)).map(({ name, guests }) => {
+        const said = guests.find((one) => one.name === guest)?.state;
+        return { name, ...(said !== undefined && { lastSaid: said }) };
+      });
+    },
   };
 
   /** Asks a host's entity; its refusal keeps its type. */
@@ -98,6 +108,13 @@ export function fleetActivities(client: Client) {
       throw ApplicationFailure.create({ type, message: cause.message, nonRetryable: !(Object.hasOwn(ERRORS, type) && ERRORS[type as keyof typeof ERRORS].retried) });
     }
   }
+}
+
+async function isRunning(client: Client, workflowId: string): Promise<boolean> {
+  return await client.workflow.getHandle(workflowId).describe().then(({ status }) => status.name === 'RUNNING', (error: unknown) => {
+    if (error instanceof WorkflowNotFoundError) return false;
+    throw error;
+  });
 }
 
 /** What every host said last, in the order of their names. A host that has just come is listed only a moment later: `named` ones are asked all the same. */

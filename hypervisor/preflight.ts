@@ -61,7 +61,7 @@ export async function inspectSource(host: Host, guest: string, attempt: string):
   const definition = host.store.definition(guest);
   if (!definition) return { blockers: [`guest "${guest}" is not defined on ${host.name} (here are: ${host.store.names().join(', ') || 'none'})`], warnings };
   const ownership = host.store.ownership(guest);
-  if (ownership?.state === 'handed-over' && ownership.attempt !== attempt) blockers.push(`guest "${guest}" was handed over to ${ownership.to} by attempt ${ownership.attempt}: find out which copy runs before it is moved again`);
+  if (ownership?.state === 'handed-over' && ownership.attempt !== attempt) blockers.push(`guest "${guest}" was handed over to ${ownership.to} by attempt ${ownership.attempt}: vmferry repair ${guest} finds out which copy is the guest`);
   if (ownership?.state === 'incoming') blockers.push(`guest "${guest}" is still on its way from ${ownership.from} to ${host.name}`);
   if (!host.process(guest)) return { blockers: [...blockers, `guest "${guest}" does not run on ${host.name}: start it first (vmferry vm start ${guest})`], warnings };
   let qmp: QmpConnection;
