@@ -109,6 +109,10 @@ export class Stage {
     return processOfPidFile(this.runFile(host, `${what}.pid`))?.pid;
   }
 
+  pidOfProgram(program: Program): number {
+    return this.children.get(program)!.pid!;
+  }
+
   ownership(host: HostName): Ownership | undefined {
     return readJson(join(this.config(host).stateDir, 'guests', GUEST, 'ownership.json'));
   }
