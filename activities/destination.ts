@@ -1,5 +1,6 @@
 import { rm } from 'node:fs/promises';
 import { movingDisks } from '../hypervisor/definition';
+import { busyShare } from '../hypervisor/disk-busy';
 import { stopGuard } from '../hypervisor/guard';
 import type { DestinationAttempt } from '../hypervisor/guest-store';
 import { GuestStateError, type Host } from '../hypervisor/host';
@@ -118,6 +119,11 @@ export function destinationActivities(deps: HostDependencies) {
     /** Changes the cap on the copy while it runs; without a rate it is lifted. */
     async setBandwidth(input: MigrationRef & { bytesPerSecond?: number }): Promise<void> {
       await runStep(deps, 'converge', input, () => setBandwidth(host, input.guest, input.bytesPerSecond));
+    },
+
+    /** How busy the disks are that take the copy, 0 to 1; undefined where they are on none. */
+    async diskBusy(input: MigrationRef): Promise<number | undefined> {
+      return await runStep(deps, 'converge', input, async () => await busyShare(movingDisks(host.definition(input.guest)).map((disk) => host.path(input.guest, disk.path))));
     },
 
     /** The guest lives here now: ends the storage daemon and forgets the attempt. */
