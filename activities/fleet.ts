@@ -1,12 +1,16 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import { ApplicationFailure } from '@temporalio/activity';
 import { type Client, WorkflowNotFoundError, WorkflowUpdateFailedError } from '@temporalio/client';
-import { placementHost } from '../workflows/capacity';
-import type { PlacementHost } from '../workflows/fleet';
+import { capacityOf, placementHost } from '../workflows/capacity';
+import type { MovePlan } from '../workflows/evacuation';
+import type { HostCapacity } from '../workflows/fleet';
+import { placeGuests, type PlacementOptions } from '../workflows/placement';
 import { cordonUpdate, type HostState, hostQuery, hostWorkflowId, migrationWorkflowId, repairWorkflowId, type Reservation, releaseUpdate, reserveUpdate } from '../workflows/messages';
 import { ERRORS } from './errors';
 
 const LISTED_MS = 1_500;
+/** Of hosts, for a message. */
+const MOST_NAMES = 20;
 
 export type FleetActivities = ReturnType<typeof fleetActivities>;
 
@@ -16,7 +20,7 @@ export function fleetActivities(client: Client) {
   return {
     /** The host that has this guest. Refuses, with what is known, if there is none, or if `to` is that host or unknown. */
     async locateGuest({ guest, to }: { guest: string; to: string }): Promise<{ from: string }> {
-      const on = (host: HostState) => host.guests.some(({ name, state }) => name === guest && !state.startsWith('arriving') && !state.startsWith('handed over'));
+      const on = (host: HostState) => host.guests.some(({ name, state }) => name === guest && !isElsewhere(state));
       let hosts = await knownHosts(client, [to]);
       if (!hosts.some(on)) {
         // The list of hosts lags behind by about a second.
@@ -35,10 +39,29 @@ export function fleetActivities(client: Client) {
       return { from: having[0]!.name };
     },
 
-    /** Every host as placement sees it now. */
-    async fleet(): Promise<PlacementHost[]> {
+    /**
+     * Where the guests of a host would go, by what all hosts say now. Here and not in a workflow, since what all hosts say is too much for a payload:
+     * 10,000 guests are some MB. `ignore` are guests that are not to be placed.
+     */
+    async planMoves({ host, ignore, stopped, options }: { host: string; ignore: string[]; stopped: 'move' | 'leave'; options: PlacementOptions }): Promise<MovePlan> {
+      const fleet = (await knownHosts(client)).map((one) => placementHost(one, Date.now()));
+      const home = fleet.find(({ name }) => name === host);
+      const hosts = fleet.map(({ name }) => name).slice(0, MOST_NAMES);
+      if (!home) return { hosts, moves: [], stays: [] };
+      const wanted = home.guests.filter(({ name, state }) => !ignore.includes(name) && !(stopped === 'leave' && state === 'stopped'));
+      return { hosts, home: { reachable: home.reachable, guests: home.guests.map(({ name, state }) => ({ name, state })) }, ...placeGuests(wanted.map((guest) => ({ guest, from: host })), fleet, options) };
+    },
+
+    /** Which host has each of these guests, by what hosts say now; a guest that is nowhere is left out. */
+    async locations({ guests }: { guests: string[] }): Promise<Record<string, string>> {
+      const wanted = new Set(guests);
       const hosts = await knownHosts(client);
-      return hosts.map((host) => placementHost(host, Date.now()));
+      return Object.fromEntries(hosts.flatMap(({ name: host, guests }) => guests.filter(({ name, state }) => wanted.has(name) && !isElsewhere(state)).map(({ name }) => [name, host])));
+    },
+
+    /** What each host has, without its guests. */
+    async capacities(): Promise<HostCapacity[]> {
+      return (await knownHosts(client)).map((host) => capacityOf(host, Date.now()));
     },
 
     /**
@@ -116,6 +139,9 @@ async function isRunning(client: Client, workflowId: string): Promise<boolean> {
     throw error;
   });
 }
+
+/** It is not this host's yet, or not any more. */
+const isElsewhere = (state: string) => state.startsWith('arriving') || state.startsWith('handed over');
 
 /** What every host said last, in the order of their names. A host that has just come is listed only a moment later: `named` ones are asked all the same. */
 export async function knownHosts(client: Client, named: string[] = []): Promise<HostState[]> {

@@ -4,7 +4,7 @@ import { control } from './activities';
 import { cell } from './details';
 import { evacuateHost } from './evacuate-host';
 import { type EvacuateFleetInput, evacuateFleetSchema, type EvacuationReport, evacuationWorkflowId, type FleetEvacuationStatus, fleetEvacuationQuery, pauseUpdate } from './evacuation';
-import type { PlacementHost } from './fleet';
+import type { HostCapacity } from './fleet';
 import { parseInput } from './input';
 import { SEARCH_ATTRIBUTES } from './messages';
 import { InvalidSelector, matches, parseSelector } from './selector';
@@ -38,7 +38,7 @@ export async function evacuateFleet(raw: EvacuateFleetInput, carried?: Carried):
   void CancellationScope.current().cancelRequested.catch(() => {
     cancelled = true;
   });
-  if (!carried) status.hosts = chosen(input, await control.fleet()).map((host) => ({ host, state: 'waiting', moved: 0, stayed: 0 }));
+  if (!carried) status.hosts = chosen(input, await control.capacities()).map((host) => ({ host, state: 'waiting', moved: 0, stayed: 0 }));
   const waiting = () => status.hosts.filter(({ state }) => state === 'waiting');
   const leftSeconds = () => (windowEndsAtMs === undefined ? undefined : (windowEndsAtMs - Date.now()) / 1000);
   const isOver = () => cancelled || (leftSeconds() ?? 1) <= 0;
@@ -51,7 +51,7 @@ export async function evacuateFleet(raw: EvacuateFleetInput, carried?: Carried):
       continue;
     }
     const wave = waiting().slice(0, input.hostsAtOnce);
-    const fleet = await control.fleet();
+    const fleet = await control.capacities();
     const why = whyTooFull(wave.map(({ host }) => host), fleet, input.minFreeMemory);
     if (why && wave.length === 1) {
       status.waitsFor = why;
@@ -62,7 +62,7 @@ export async function evacuateFleet(raw: EvacuateFleetInput, carried?: Carried):
     delete status.waitsFor;
     // A smaller wave may fit where a larger one does not.
     const begun = why ? wave.slice(0, 1) : wave;
-    await Promise.all(begun.map((one) => empty(one, (fleet.find(({ name }) => name === one.host)?.guests ?? []).map(({ name }) => name), begun.length)));
+    await Promise.all(begun.map((one) => empty(one, fleet.find(({ name }) => name === one.host)?.guests ?? [], begun.length)));
     if (workflowInfo().continueAsNewSuggested && waiting().length > 0 && !isOver()) {
       await condition(allHandlersFinished);
       await continueAsNew<typeof evacuateFleet>(raw, { status, ...(windowEndsAtMs !== undefined && { windowEndsAtMs }) });
@@ -102,7 +102,7 @@ export async function evacuateFleet(raw: EvacuateFleetInput, carried?: Carried):
 }
 
 /** The hosts that are meant, in the order of their names. Throws `EvacuationRefused`. */
-function chosen({ hosts, selector }: ReturnType<typeof evacuateFleetSchema.parse>, fleet: PlacementHost[]): string[] {
+function chosen({ hosts, selector }: ReturnType<typeof evacuateFleetSchema.parse>, fleet: HostCapacity[]): string[] {
   const refuse = (message: string) => ApplicationFailure.nonRetryable(`${message}. Nothing was changed`, 'EvacuationRefused');
   const unknown = hosts.filter((host) => !fleet.some(({ name }) => name === host));
   if (unknown.length > 0) throw refuse(`hosts: there is no host ${unknown.map((host) => `"${host}"`).join(', ')} (known are: ${fleet.map(({ name }) => name).join(', ') || 'none'})`);
@@ -119,11 +119,11 @@ function chosen({ hosts, selector }: ReturnType<typeof evacuateFleetSchema.parse
 }
 
 /** Why these hosts cannot be emptied now without the others becoming too full; undefined if they can. */
-export function whyTooFull(wave: string[], fleet: PlacementHost[], minFreeMemory: number): string | undefined {
+export function whyTooFull(wave: string[], fleet: HostCapacity[], minFreeMemory: number): string | undefined {
   const takers = fleet.filter(({ name, reachable, cordoned }) => reachable && !cordoned && !wave.includes(name));
   const total = takers.reduce((sum, { totalMemoryBytes }) => sum + totalMemoryBytes, 0);
   const free = takers.reduce((sum, { freeMemoryBytes }) => sum + freeMemoryBytes, 0);
-  const coming = fleet.filter(({ name }) => wave.includes(name)).flatMap(({ guests }) => guests).filter(({ state }) => state === 'running' || state === 'paused').reduce((sum, { memoryBytes }) => sum + memoryBytes, 0);
+  const coming = fleet.filter(({ name }) => wave.includes(name)).reduce((sum, { guestMemoryBytes }) => sum + guestMemoryBytes, 0);
   const share = total === 0 ? 0 : (free - coming) / total;
   return share >= minFreeMemory ? undefined : `the hosts that take guests would have ${Math.round(share * 100)} % of their memory free, less than ${Math.round(minFreeMemory * 100)} % (minFreeMemory)`;
 }

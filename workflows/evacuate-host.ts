@@ -1,15 +1,13 @@
 import { ApplicationFailure, allHandlersFinished, CancellationScope, CancelledFailure, ChildWorkflowCancellationType, ChildWorkflowFailure, condition, ParentClosePolicy, setCurrentDetails, setHandler, startChild, upsertSearchAttributes } from '@temporalio/workflow';
 import { WorkflowExecutionAlreadyStartedError } from '@temporalio/common';
 import { control } from './activities';
-import { approveUpdate, bringBackUpdate, changedLimits, type EvacuateHostInput, evacuateHostSchema, evacuationQuery, type EvacuationReport, type EvacuationStatus, pauseUpdate, type PlannedMove, setLimitsUpdate, skipUpdate } from './evacuation';
+import { approveUpdate, bringBackUpdate, changedLimits, type EvacuateHostInput, evacuateHostSchema, evacuationQuery, type EvacuationReport, type EvacuationStatus, type MovePlan, pauseUpdate, type PlannedMove, setLimitsUpdate, skipUpdate } from './evacuation';
 import { evacuationDetails } from './evacuation-details';
 import { refuseEvacuation } from './evacuation-rules';
-import type { PlacementHost } from './fleet';
 import { parseInput } from './input';
 import { type MigrationResult, migrationWorkflowId, SEARCH_ATTRIBUTES } from './messages';
 import { migrateVm } from './migrate-vm';
 import { moveCold } from './move-cold';
-import { placeGuests } from './placement';
 import { mayStart } from './start-order';
 import { innermost } from './steering';
 
@@ -61,9 +59,7 @@ class Evacuation {
     const { input, status } = this;
     upsertSearchAttributes([{ key: SEARCH_ATTRIBUTES.source, value: input.host }, { key: SEARCH_ATTRIBUTES.evacuation, value: input.host }]);
     this.show();
-    const fleet = await control.fleet();
-    this.plan(fleet);
-    const refused = refuseEvacuation(input, fleet, status.planned, status.stayed);
+    const refused = refuseEvacuation(input, await this.plan());
     if (refused) throw ApplicationFailure.nonRetryable(`host ${input.host} cannot be evacuated; nothing was changed:\n- ${refused.join('\n- ')}`, 'EvacuationRefused', { blockers: refused });
     if (input.mode === 'plan') return await this.end('planned');
     await control.setCordon({ host: input.host, cordon: { by: 'evacuation', reason: `evacuate/${input.host}` } });
@@ -82,7 +78,7 @@ class Evacuation {
         if (this.busy) await this.until(() => false, BUSY_MS);
         this.busy = false;
         // Who has come meanwhile, or could not move then: the host itself says it.
-        this.plan(await control.fleet());
+        await this.plan();
         if (status.planned.length === 0) break;
       }
       if (input.andReturn && status.moved.length > 0 && !this.cancelled) await this.bringBack();
@@ -91,19 +87,22 @@ class Evacuation {
   }
 
   /** What is left on the host, where it goes, and what must stay. Guests that move are left alone. */
-  private plan(fleet: PlacementHost[]): void {
+  private async plan(): Promise<MovePlan> {
     const { input, status } = this;
-    const home = fleet.find(({ name }) => name === input.host);
-    const moving = new Set(this.scopes.keys());
-    const gone = new Set(status.moved.map(({ guest }) => guest));
-    const candidates = (home?.guests ?? []).filter(({ name, state }) => !moving.has(name) && !(gone.has(name) && state.startsWith('handed over')));
-    const wanted = candidates.filter(({ name, state }) => !this.skipped.has(name) && !(state === 'stopped' && input.stopped === 'leave') && (this.tries[name] ?? 0) < input.tries);
-    const { moves, stays } = placeGuests(wanted.map((guest) => ({ guest, from: input.host })), fleet, { sources: [input.host], destinations: input.destinations, approved: input.approved, avoid: this.avoid });
-    status.planned = moves;
-    const others = candidates.filter((one) => !wanted.includes(one)).map(({ name, state }) => ({ guest: name, from: input.host, reasons: [this.whyNot(name, state)] }));
-    status.stayed = [...stays, ...others];
     this.replan = false;
+    const settled = [...Object.keys(this.tries).filter((guest) => this.tries[guest]! >= input.tries), ...this.skipped];
+    const ignore = [...new Set([...this.scopes.keys(), ...settled])];
+    const plan = await control.planMoves({ host: input.host, ignore, stopped: input.stopped, options: { sources: [input.host], destinations: input.destinations, approved: input.approved, avoid: this.avoid } });
+    const gone = new Set(status.moved.map(({ guest }) => guest));
+    const left = (plan.home?.guests ?? []).filter(({ name, state }) => !this.scopes.has(name) && !(gone.has(name) && state.startsWith('handed over')));
+    const here = new Set(left.map(({ name }) => name));
+    // What started, or was skipped, while the plan was made.
+    status.planned = plan.moves.filter(({ guest }) => here.has(guest) && !this.skipped.has(guest));
+    const stays = plan.stays.filter(({ guest }) => here.has(guest));
+    const said = new Set([...plan.moves, ...plan.stays].map(({ guest }) => guest));
+    status.stayed = [...stays, ...left.filter(({ name }) => !said.has(name) || this.skipped.has(name)).map(({ name, state }) => ({ guest: name, from: input.host, reasons: [this.whyNot(name, state)] }))];
     this.show();
+    return { ...plan, moves: status.planned, stays: status.stayed };
   }
 
   private whyNot(guest: string, state: string): string {
@@ -117,7 +116,7 @@ class Evacuation {
   private async moveAll(): Promise<void> {
     const { status } = this;
     for (;;) {
-      if (this.replan && !this.isOver) this.plan(await control.fleet());
+      if (this.replan && !this.isOver) await this.plan();
       if (status.phase !== 'returning') status.phase = this.paused ? 'paused' : 'moving';
       if (!this.paused && !this.isOver) for (const move of mayStart(status.planned, status.moving, status.limits)) await this.start(move);
       this.show();
@@ -213,8 +212,8 @@ class Evacuation {
     if (this.cancelled) return;
     status.phase = 'returning';
     await control.setCordon({ host: input.host });
-    const fleet = await control.fleet();
-    const away = status.moved.filter(({ guest, to }) => fleet.find(({ name }) => name === to)?.guests.some(({ name, state }) => name === guest && !state.startsWith('handed over')));
+    const where = await control.locations({ guests: status.moved.map(({ guest }) => guest) });
+    const away = status.moved.filter(({ guest, to }) => where[guest] === to);
     status.planned = away.map(({ guest, to, cold, bytes }) => ({ guest, from: to, to: input.host, cold, memoryBytes: 0, diskBytes: bytes, why: 'it came from there' }));
     for (const one of away) delete this.tries[one.guest];
     status.moved = status.moved.filter((one) => !away.includes(one));

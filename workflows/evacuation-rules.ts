@@ -1,6 +1,5 @@
 import { megabytes, seconds } from './convergence';
-import type { evacuateHostSchema, PlannedMove, Stay } from './evacuation';
-import type { PlacementHost } from './fleet';
+import type { evacuateHostSchema, MovePlan, PlannedMove } from './evacuation';
 
 /** What a link carries that nobody has limited: 10 Gbit/s. An estimate that is too short refuses nothing that could be done. */
 const FASTEST_BYTES_PER_SECOND = 1.25e9;
@@ -13,9 +12,8 @@ export function leastMs({ memoryBytes, diskBytes, cold }: Pick<PlannedMove, 'mem
 }
 
 /** Why a host cannot be evacuated at all, every reason; undefined if it can. Pure. */
-export function refuseEvacuation(input: ReturnType<typeof evacuateHostSchema.parse>, fleet: PlacementHost[], moves: PlannedMove[], stays: Stay[]): string[] | undefined {
-  const home = fleet.find(({ name }) => name === input.host);
-  if (!home) return [`there is no host "${input.host}" (known are: ${fleet.map(({ name }) => name).join(', ') || 'none; start an agent'})`];
+export function refuseEvacuation(input: ReturnType<typeof evacuateHostSchema.parse>, { hosts, home, moves, stays }: MovePlan): string[] | undefined {
+  if (!home) return [`there is no host "${input.host}" (known are: ${hosts.join(', ') || 'none; start an agent'})`];
   if (!home.reachable) return [`host ${input.host} is unreachable: start its agent`];
   const reasons: string[] = [];
   const unknown = [...input.skip, ...input.approved].filter((guest) => !home.guests.some(({ name }) => name === guest));

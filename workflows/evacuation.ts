@@ -76,6 +76,16 @@ export interface Stay {
   reasons: string[];
 }
 
+/** Where the guests of a host would go. */
+export interface MovePlan {
+  /** Names of known hosts, for a message; not all of them. */
+  hosts: string[];
+  /** Absent if the host is not known. */
+  home?: { reachable: boolean; guests: { name: string; state: string }[] };
+  moves: PlannedMove[];
+  stays: Stay[];
+}
+
 export interface Moved {
   guest: string;
   to: string;
