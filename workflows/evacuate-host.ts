@@ -19,6 +19,9 @@ const LONGEST_MS = 365 * 24 * 3600 * 1000;
 /** Failures that speak against the destination: another one is tried. */
 const DESTINATION_FAILED = ['MigrationRefused', 'HostUnreachable', 'DestinationDied', 'MirrorFailed', 'CopyStalled', 'NoSlot', 'ImageExists'];
 
+/** Ends of a move that had changed nothing: others took the room that was planned for it. They do not count as failures. */
+const REFUSED = ['MigrationRefused', 'HostUnreachable', 'NoSlot'];
+
 /**
  * Empties a host: cordons it, plans, moves every guest that can go, by a child workflow each, and says what became of each. It stays cordoned until somebody
  * says otherwise. A guest that fails stops nobody; `maxFailures` does. What moves when this is terminated goes on by itself.
@@ -118,7 +121,10 @@ class Evacuation {
     for (;;) {
       if (this.replan && !this.isOver) await this.plan();
       if (status.phase !== 'returning') status.phase = this.paused ? 'paused' : 'moving';
-      if (!this.paused && !this.isOver) for (const move of mayStart(status.planned, status.moving, status.limits)) await this.start(move);
+      for (const move of mayStart(status.planned, status.moving, status.limits)) {
+        if (this.paused || this.isOver) break;
+        await this.start(move);
+      }
       this.show();
       if (this.scopes.size === 0 && (status.planned.length === 0 || this.isOver)) return;
       const seen = this.changes;
@@ -177,7 +183,8 @@ class Evacuation {
     const why = message.split('\n').join(' ');
     status.failures.push({ guest, to, type: type ?? 'Failed', why });
     if (DESTINATION_FAILED.includes(type ?? '')) (this.avoid[guest] ??= []).push(to);
-    if (status.failures.length > input.maxFailures) status.stopped ??= `${status.failures.length} tries failed, more than ${input.maxFailures} (maxFailures)`;
+    const counted = status.failures.filter((one) => !REFUSED.includes(one.type)).length;
+    if (counted > input.maxFailures) status.stopped ??= `${counted} tries failed, more than ${input.maxFailures} (maxFailures)`;
     // A host that is full or dead is no longer planned for.
     this.replan = status.phase !== 'returning';
   }
@@ -211,6 +218,10 @@ class Evacuation {
     await condition(() => this.broughtBack || this.cancelled);
     if (this.cancelled) return;
     status.phase = 'returning';
+    // What ended the way there says nothing about the way back.
+    this.windowOver = false;
+    delete status.windowEndsAt;
+    delete status.stopped;
     await control.setCordon({ host: input.host });
     const where = await control.locations({ guests: status.moved.map(({ guest }) => guest) });
     const away = status.moved.filter(({ guest, to }) => where[guest] === to);

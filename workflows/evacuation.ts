@@ -24,7 +24,7 @@ const howSchema = z.strictObject({
   /** What becomes of guests that do not run: `move` copies their definition and images. */
   stopped: z.enum(['move', 'leave']).default('move'),
   limits: limitsSchema.prefault({}),
-  /** When more guests than this have failed to move, no other starts. */
+  /** When more tries than this have failed, no other starts. One that was refused before anything was changed does not count. */
   maxFailures: z.int().min(0).default(3),
   /** How often a guest is tried, each time with another destination if the one failed. */
   tries: z.int().min(1).max(10).default(2),
