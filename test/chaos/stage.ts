@@ -183,8 +183,12 @@ export class Stage {
 
   private async watchGuest(): Promise<void> {
     this.follow(this.guest);
+    await this.hasWritten();
+  }
+
+  /** The guest is up, and has something to lose. */
+  async hasWritten(): Promise<void> {
     await this.guest.ready();
-    // Something to lose.
     while (Number(/written=(\d+)/.exec(await this.guest.command('stats'))![1]) < 100) await this.guest.nextTick();
   }
 
