@@ -1,5 +1,6 @@
 import { existsSync } from 'node:fs';
 import { createServer, type Server } from 'node:net';
+import { setTimeout as delay } from 'node:timers/promises';
 import type { Handler, SimulatedProgram } from './program';
 import { Refused } from './qmp-server';
 import type { Link } from './network';
@@ -10,6 +11,8 @@ export interface NbdConnection {
   target: Node;
   throttle: Link | undefined;
   broken: boolean;
+  /** It was yanked: QEMU's client never connects again. */
+  yanked?: boolean;
 }
 
 export interface Node {
@@ -112,7 +115,7 @@ export class BlockGraph {
   private connect(common: Pick<Node, 'name' | 'driver' | 'detectZeroes' | 'direct'>, options: Record<string, unknown>): unknown {
     const { host, port } = options['server'] as { host: string; port: string };
     const { world } = this.owner.host;
-    const connected = () => {
+    const connect = () => {
       const graph = world.nbdServers.get(`${host}:${port}`);
       if (!graph) throw new Refused(`Failed to connect to '${host}:${port}': Connection refused`);
       const found = graph.exports.get(options['export'] as string);
@@ -123,9 +126,20 @@ export class BlockGraph {
       this.nodes.set(common.name, { ...common, file: undefined, filename, sizeBytes: found.node.sizeBytes, connection });
       return undefined;
     };
-    const frozen = world.nbdServers.get(`${host}:${port}`)?.owner.thawed;
-    // QEMU connects with its main loop held.
-    return frozen ? this.owner.holdLoop(frozen.then(connected)) : connected();
+    // QEMU connects with its main loop held, and tries again and again until its timeout, whatever the reason.
+    const until = performance.now() + ((options['open-timeout'] as number | undefined) ?? 0) * 1000;
+    const persist = async (): Promise<undefined> => {
+      for (;;) {
+        try {
+          if (!world.nbdServers.get(`${host}:${port}`)?.owner.thawed) return connect();
+        } catch (error) {
+          if (performance.now() >= until) throw error;
+        }
+        if (performance.now() >= until) throw new Refused(`Failed to connect to '${host}:${port}': Connection timed out`);
+        await delay(10);
+      }
+    };
+    return this.owner.holdLoop(persist());
   }
 
   private remove(name: string): void {

@@ -14,7 +14,7 @@ export interface DiskBehaviour {
 export class GuestDisk {
   /** Bytes that the guest wrote here. */
   written = 0;
-  limits: Record<string, number> & { group?: string } = {} as Record<string, number>;
+  limits: Record<string, number> & { group?: string } = {};
   mirror: Mirror | undefined;
   private at = performance.now();
 

@@ -7,6 +7,7 @@ import { type Link, Network } from './network';
 import { SimulatedPrograms } from './programs';
 import type { SimulatedProcess } from './program';
 import type { SimulatedQemu } from './qemu';
+import { SimulatedStorageDaemon } from './storage-daemon';
 
 /** What one guest does, wherever it runs; bytes a second are of the simulated time. */
 export interface GuestBehaviour {
@@ -73,6 +74,12 @@ export class SimulatedHost {
   setLink(bytesPerSecond: number): void {
     this.world.network.advance();
     this.uplink.bytesPerSecond = this.downlink.bytesPerSecond = bytesPerSecond * this.world.speed;
+  }
+
+  /** Whether a storage daemon here has one of these images open: it locks what it opens, and an incoming QEMU only what it runs on. */
+  opensElsewhere(images: string[], except: SimulatedProcess): boolean {
+    const others = [...this.processes.values()].filter((one) => one !== except && one.alive && one instanceof SimulatedStorageDaemon) as SimulatedStorageDaemon[];
+    return others.some(({ blocks }) => [...blocks.nodes.values()].some((node) => !node.file && images.includes(node.filename)));
   }
 
   /** The guest's QEMU here. */

@@ -88,8 +88,8 @@ export class OutgoingMigration implements Flow {
       throw new Refused(`Migration not in expected state: ${this.state}`);
     }
     const mirrors = [...this.qemu.jobs.values()].filter(({ concluded }) => !concluded);
-    this.qemu.note('migrate-continue', mirrors.map(({ id, remainingBytes }) => ({ job: id, remainingBytes })));
-    if (mirrors.length > 0) this.qemu.host.world.ledger.violation(`guest ${this.qemu.guest}: migrate-continue with ${mirrors.length} mirrors, ${mirrors.reduce((sum, { remainingBytes }) => sum + remainingBytes, 0)} bytes behind`);
+    this.qemu.note('migrate-continue', mirrors.map(({ id, remainingBytes }) => ({ job: id, remainingBytes: Math.round(remainingBytes) })));
+    if (mirrors.length > 0) this.qemu.host.world.ledger.violation(`guest ${this.qemu.guest}: migrate-continue with ${mirrors.length} mirrors, ${Math.round(mirrors.reduce((sum, { remainingBytes }) => sum + remainingBytes, 0))} bytes behind`);
     void this.handOver(mirrors.some(({ remainingBytes }) => remainingBytes > 0));
   }
 

@@ -42,6 +42,8 @@ export class Mirror implements Flow {
   private ending: 'graceful' | 'forced' | undefined;
   /** What it carried lately, bytes a second. */
   private rate = 0;
+  /** Since it was connected. */
+  private failures = 0;
   private readonly connection: NbdConnection;
   private readonly density: number;
   /** With `sync: none` a target that differed at the start differs for ever. */
@@ -178,9 +180,12 @@ export class Mirror implements Flow {
   resume(): void {
     if (!this.stopped) throw new Refused(`Job '${this.id}' can't be resumed: it is not paused`);
     this.ioStatus = 'ok';
-    // QEMU's client connects again by its next request.
-    const again = this.qemu.host.world.reconnected(this.target.filename);
-    if (again) Object.assign(this.connection, again);
+    // The request that fails first finds the connection dead, the next one only makes QEMU's client connect again.
+    const again = this.failures > 1 && !this.connection.yanked ? this.qemu.host.world.reconnected(this.target.filename) : undefined;
+    if (again) {
+      Object.assign(this.connection, again);
+      this.failures = 0;
+    }
     this.set(this.readyOnce ? 'ready' : 'running');
   }
 
@@ -190,7 +195,7 @@ export class Mirror implements Flow {
   }
 
   yank(): void {
-    this.connection.broken = true;
+    this.connection.broken = this.connection.yanked = true;
     this.look(true);
   }
 
@@ -231,10 +236,12 @@ export class Mirror implements Flow {
   private fail(error: string, action = this.options['on-target-error'] === 'stop' && !this.ending ? 'stop' : 'report'): void {
     if (this.concluded) return;
     if (action === 'stop' && this.stopped) return;
+    this.failures++;
     this.qemu.note('mirror-failed');
     this.qemu.event('BLOCK_JOB_ERROR', { device: this.id, operation: 'write', action });
     if (action === 'stop') {
       this.ioStatus = error.startsWith('No space') ? 'nospace' : 'failed';
+      this.shown = { offset: Math.floor(this.copiedBytes), len: Math.floor(this.copiedBytes) + Math.ceil(this.remainingBytes), at: performance.now() };
       this.set(this.readyOnce ? 'standby' : 'paused');
       return;
     }

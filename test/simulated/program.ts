@@ -1,6 +1,7 @@
 import type { ProcessIdentity } from '../../hypervisor/processes';
 import { SPOKEN } from '../../qmp/spoken';
 import { Refused, type Served, SimulatedMonitor } from './qmp-server';
+import type { BlockGraph } from './block-graph';
 import type { SimulatedHost } from './hypervisor';
 
 export type Handler = (args: Record<string, unknown>) => unknown;
@@ -45,6 +46,7 @@ export abstract class SimulatedProgram extends SimulatedProcess implements Serve
   private readonly monitors: SimulatedMonitor[] = [];
   /** What holds the main loop: it takes no in-band command meanwhile. */
   private readonly busy = new Set<Promise<unknown>>();
+  abstract readonly blocks: BlockGraph;
   protected abstract readonly handlers: Record<string, Handler>;
   protected abstract readonly oobHandlers: Record<string, Handler>;
 

@@ -32,7 +32,7 @@ export class SimulatedQemu extends SimulatedProgram {
   readonly capabilities = new Map(CAPABILITIES.map((name) => [name, false]));
   readonly parameters: Record<string, unknown> = { ...PARAMETERS };
   runState: RunState;
-  private readonly blocks = new BlockGraph(this, (node) => this.disks.some((disk) => disk.node === node) || [...this.jobs.values()].some((job) => !job.concluded && job.target === node));
+  readonly blocks: BlockGraph = new BlockGraph(this, (node) => this.disks.some((disk) => disk.node === node) || [...this.jobs.values()].some((job) => !job.concluded && job.target === node));
   private readonly machine: string;
   private readonly startsStopped: boolean;
   private readonly chardevs = new Map<string, string>();
@@ -80,7 +80,7 @@ export class SimulatedQemu extends SimulatedProgram {
   /** Lets the guest run: the moment at which everything that must be true of its disks is looked at. */
   run(): void {
     if (this.running) return;
-    const { ledger, images, nbdServers } = this.host.world;
+    const { ledger, images } = this.host.world;
     this.settle();
     this.runState = 'running';
     ledger.runs(this.guest, this.host.name, this);
@@ -90,7 +90,6 @@ export class SimulatedQemu extends SimulatedProgram {
       const newest = this.host.world.newestVersion(this.guest, this.disks.indexOf(disk));
       if (image.version < newest) ledger.violation(`guest ${this.guest} runs on ${this.host.name} with a disk that lacks ${image.version < 0 ? 'blocks' : `${newest - image.version} bytes`}: ${path}`);
       this.host.world.watchVersion(this.guest, this.disks.indexOf(disk), image);
-      if ([...nbdServers.values()].some((graph) => [...graph.exports.values()].some((one) => BlockGraph.imageOf(one.node) === path))) ledger.violation(`guest ${this.guest} runs on ${this.host.name} while its disk ${path} is exported`);
     }
     this.event('RESUME');
   }
@@ -162,7 +161,7 @@ export class SimulatedQemu extends SimulatedProgram {
       for (const one of instances as { type: string; 'node-name'?: string }[]) {
         if (one.type === 'migration') this.outgoing?.yank();
         const node = one['node-name'] === undefined ? undefined : this.blocks.node(one['node-name']);
-        if (node?.connection) node.connection.broken = true;
+        if (node?.connection) node.connection.broken = node.connection.yanked = true;
         [...this.jobs.values()].filter((job) => job.target === node).forEach((job) => job.yank());
       }
     },
@@ -192,7 +191,10 @@ export class SimulatedQemu extends SimulatedProgram {
     },
     cont: () => {
       // QEMU takes it in any state but this; nothing in it prevents a second copy (facts/qemu.md §3).
-      if (this.runState !== 'inmigrate') this.run();
+      if (this.runState === 'inmigrate') return;
+      const images = this.disks.map(({ node }) => BlockGraph.imageOf(node));
+      if (!this.running && this.host.opensElsewhere(images, this)) throw new Refused('Failed to get shared "write" lock');
+      this.run();
     },
     'human-monitor-command': ({ 'command-line': line }) => {
       const write = /^qemu-io -d (\S+) "write (?:-P \d+ )?\S+ (\d+)([kM]?)"$/.exec(line as string);

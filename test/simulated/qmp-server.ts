@@ -88,7 +88,7 @@ export class SimulatedMonitor {
     let reply: object;
     try {
       const value = oob !== undefined ? this.served.executeOob(oob, request.arguments ?? {}) : this.execute(request.execute!, request.arguments ?? {});
-      reply = { return: value instanceof Promise ? await value : (value ?? {}) };
+      reply = { return: (value instanceof Promise ? ((await value) as unknown) : value) ?? {} };
     } catch (error) {
       if (!(error instanceof Refused)) throw error;
       reply = { error: { class: error.errorClass, desc: error.desc } };

@@ -7,7 +7,7 @@ import { VERSION } from './qmp-server';
 /** A qemu-storage-daemon as vmferry starts it: a monitor, images, throttle groups and an NBD server that greets on a real port. */
 export class SimulatedStorageDaemon extends SimulatedProgram {
   readonly sockets: string[];
-  private readonly blocks = new BlockGraph(this);
+  readonly blocks: BlockGraph = new BlockGraph(this);
 
   constructor(host: SimulatedHost, argv: string[], pidFile: string | undefined) {
     super(host, argv, pidFile);
