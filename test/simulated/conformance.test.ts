@@ -78,7 +78,7 @@ sameOnBoth('a mirror to ready, writes after that with an offset that lags, a gra
   await stage.export();
   await stage.say('source', 'cont');
   await stage.until('source', 'RESUME');
-  await stage.say('source', 'blockdev-add', nbd(stage, { export: 'nonsense' }));
+  await stage.say('source', 'blockdev-add', nbd(stage, { export: 'nonsense', 'open-timeout': 0 }));
   await stage.say('source', 'blockdev-add', nbd(stage, { server: { type: 'inet', host: '127.0.0.1', port: '9' } }));
   await stage.say('source', 'blockdev-add', nbd(stage));
   await stage.say('source', 'blockdev-add', nbd(stage));

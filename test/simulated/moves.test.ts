@@ -3,10 +3,13 @@ import { QUIET } from './hypervisor';
 import { SimulatedFleet } from './fleet';
 
 /** Real workflows and agents, on simulated QEMUs twenty times as fast as real ones. */
+const HOSTS = 4;
+const GUESTS = 10;
+const AT_ONCE = 12;
 let fleet: SimulatedFleet;
 const tap = new QmpTap();
 beforeAll(async () => {
-  fleet = await SimulatedFleet.open({ hosts: 2, guestsPerHost: 6, speed: 20 });
+  fleet = await SimulatedFleet.open({ hosts: HOSTS, guestsPerHost: GUESTS, speed: 20, behaviour: (index) => ({ ...QUIET, disk: { ...QUIET.disk, writeBytesPerSecond: (index % 5) * 4e6 } }) });
   tap.reset();
 }, 60_000);
 afterEach(() => tap.reset());
@@ -95,3 +98,26 @@ test('the ledger tells when a copy runs that lacks what was written elsewhere', 
   qemu.run();
   expect(ledger.violations.splice(0)).toEqual([expect.stringMatching(/guest h01-g000 runs on h01 with a disk that lacks/)]);
 });
+
+test('forty guests on four hosts all move, twelve at a time, some after a failure, and at no moment does one have two copies or lack a block', async () => {
+  const at = (guest: string) => [...fleet.configs.keys()].indexOf(fleet.hostsOf(guest)[0]!);
+  const waiting = fleet.guests.map((guest, index) => ({ guest, to: fleet.hostName((at(guest) + 1 + (index % (HOSTS - 1))) % HOSTS) }));
+  const before = fleet.world.ledger.entries.length;
+  expect(waiting).toHaveLength(HOSTS * GUESTS);
+  for (const { guest } of waiting.filter((_one, index) => index % 8 === 0)) fleet.world.inject(guest, 'migrationFails');
+  const destinations = new Map(waiting.map(({ guest, to }) => [guest, to]));
+  const outcomes: string[] = [];
+  await Promise.all(Array.from({ length: AT_ONCE }, async () => {
+    for (let next = waiting.shift(); next; next = waiting.shift()) {
+      const { guest, to } = next;
+      outcomes.push(await move(guest, to).then(({ outcome }) => outcome, (error: Error) => `${guest}: ${error.message}`));
+    }
+  }));
+  expect(outcomes.filter((outcome) => outcome !== 'completed')).toEqual([]);
+  expect(outcomes).toHaveLength(HOSTS * GUESTS);
+  for (const [guest, to] of destinations) expect({ guest, on: fleet.hostsOf(guest) }).toEqual({ guest, on: [to] });
+  expect(fleet.problems()).toEqual([]);
+  const continued = fleet.world.ledger.entries.slice(before).filter(({ what }) => what === 'migrate-continue');
+  expect(continued.length).toBeGreaterThanOrEqual(HOSTS * GUESTS);
+  expect(continued.flatMap(({ mirrors }) => mirrors!)).toEqual([]);
+}, 60_000);

@@ -100,6 +100,8 @@ export abstract class SimulatedProgram extends SimulatedProcess implements Serve
   }
 
   protected ended(): void {
+    // Whoever waits for it shall see that it is gone.
+    this.unfreeze();
     this.monitors.forEach((monitor) => monitor.close());
   }
 }
