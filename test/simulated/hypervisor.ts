@@ -21,7 +21,7 @@ export const QUIET: GuestBehaviour = {
 };
 
 export interface HypervisorOptions {
-  /** How much faster than wall-clock time copies, guests and QEMU's own delays are; timers and limits that agents set stay wall-clock. */
+  /** How much faster than wall-clock time copies, guests and QEMU's own delays are. What agents set and wait for (caps, limits, deadlines) stays wall-clock. */
   speed?: number;
   /** Of each host's link each way, in simulated bytes a second. */
   linkBytesPerSecond?: number;
@@ -90,7 +90,16 @@ export class SimulatedHost {
 
 /**
  * Many QEMUs and storage daemons in one process, each a QMP server on sockets of its own, driven by the agents' own code: an agent that is given
- * `host(name).programs` starts, finds and ends simulated processes instead of real ones. See docs/performance.md for what is modelled.
+ * `host(name).programs` starts, finds and ends simulated processes instead of real ones.
+ *
+ * Modelled, as QEMU 7.2 does it (conformance.test.ts): greeting, one client a monitor, negotiation, out-of-band commands, a main loop that is held
+ * while QEMU drains or connects; nodes, exports, throttle groups, an NBD server that greets; mirrors with a bulk pass, guest writes that make bytes
+ * dirty less and less the more are dirty, a latched ready, an offset that lags, both copy modes, graceful and forced cancels, errors that end or stop
+ * them; memory in passes, auto-converge, the downtime limit, the pause before the switchover, cancels, dead and hanging peers, yanks; which bytes
+ * each image lacks. Links are shared fairly among all streams of a host.
+ *
+ * Not modelled: bytes; TLS; mirrors that hover short of ready on a link that is not full; QEMU's own races; versions from 8.2 on; post-copy, multifd,
+ * xbzrle and the like (taken, without effect); block devices; adoption; file locks but those that `cont` meets; the guest's system.
  */
 export class SimulatedHypervisor {
   readonly network = new Network();
