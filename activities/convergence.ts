@@ -1,6 +1,7 @@
 import { throttleGuest, liftThrottle, sourceRecord } from '../hypervisor/guest-throttle';
 import { makeWriteBlocking } from '../hypervisor/copy-mode';
-import { assertMirroring, MirrorFailed, type MirrorState, mirrorStates, type MirrorTarget } from '../hypervisor/mirrors';
+import { StoppedMirrors } from '../hypervisor/stopped-mirrors';
+import { assertNotEnded, MirrorFailed, type MirrorState, mirrorStates, type MirrorTarget } from '../hypervisor/mirrors';
 import { type QmpConnection } from '../qmp/connection';
 import { type Assessment, Supervision, SUPERVISION_TIMES, type Surroundings, type Verdict } from '../workflows/convergence';
 import type { DiskSample } from '../workflows/disk-trend';
@@ -34,12 +35,14 @@ export function convergenceActivities(deps: HostDependencies) {
         const qmp = await host.monitor(guest).connection();
         const events = qmp.listen('BLOCK_JOB_READY', 'JOB_STATUS_CHANGE');
         const errors = new ErrorWatch(qmp);
+        const stopped = new StoppedMirrors();
         const supervision = new Supervision(SUPERVISION_TIMES, before && { verdict: before.verdict, sinceMs: Date.now() });
         const writeBlocking = sourceRecord(host, guest).writeBlocking === true;
         try {
           for (;;) {
             const states = await mirrorStates(qmp, targets, attempt);
-            const assessment = supervision.push(await samplesOf(qmp, targets, states, writeBlocking, errors), { ...around, peerAnswers: true });
+            const standStill = await stopped.goOn(qmp, targets, states);
+            const assessment = supervision.push(await samplesOf(qmp, targets, states, writeBlocking, errors), { ...around, peerAnswers: !standStill });
             const { disks, verdict, message } = assessment;
             step.progress({ phase: 'converge', disks: disks.map(({ copyBytesPerSecond, ...disk }) => ({ ...disk, bytesPerSecond: Math.round(copyBytesPerSecond) })), verdict: { verdict, message } });
             if (assessment.changed) {
@@ -47,8 +50,8 @@ export function convergenceActivities(deps: HostDependencies) {
               await step.tell({ assessment });
             }
             if (assessment.verdict === 'failed') throw new MirrorFailed(message);
-            assertMirroring(states);
-            if (assessment.fitsBudget) return assessment;
+            assertNotEnded(states);
+            if (assessment.fitsBudget && !standStill) return assessment;
             await events.next({ timeoutMs: states.every(({ ready }) => ready) ? GATE_SAMPLE_MS : SAMPLE_MS, signal: step.ended }).catch((error: Error) => {
               if (error.name !== 'QmpTimeout') throw error;
             });
@@ -137,7 +140,8 @@ async function samplesOf(qmp: QmpConnection, targets: MirrorTarget[], states: Mi
           ...(state.activelySynced !== undefined && { activelySynced: state.activelySynced }),
           ...(state.error !== undefined && { error: state.error }),
           ...(operation && { errorOperation: operation }),
-          ...(state.ioStatus && { ioStatus: state.ioStatus }),
+          // One that merely lost its connection is waited for: a stall.
+          ...(state.ioStatus && state.ioStatus !== 'failed' && { ioStatus: state.ioStatus }),
         },
       ];
     }),

@@ -22,12 +22,14 @@ export const ERRORS = {
   DowntimeBudgetExceeded: { retried: false, advice: 'the guest writes faster than the link: give more --max-downtime, more bandwidth, or a quieter hour' },
   MemoryNotConverging: { retried: false, advice: 'the guest dirties memory faster than the link: give more bandwidth or a quieter hour' },
   MigrationRefused: { retried: false, advice: 'nothing was changed; the message lists every reason with what to do' },
+  NoSlot: { retried: true, advice: 'as many guests as allowed are on their way; vmferry waits for a slot (vmferry host set-limits allows more)' },
+  EvacuationRefused: { retried: false, advice: 'nothing was changed; the message lists every reason with what to do' },
   HostUnreachable: { retried: false, advice: 'the agent of this host does not answer: start it, or check the host\'s name' },
   ImageExists: { retried: false, advice: 'move or delete the image at the destination if it is not needed' },
   InvalidDefinition: { retried: false, advice: 'correct the fields that the message names' },
   PathRefused: { retried: false, advice: 'use a path inside one of the host\'s roots, or add a root to its configuration' },
   GuestCrashedAfterMove: { retried: false, advice: 'the guest arrived and its QEMU ended later: start it at the destination; its copy at the source is out of date' },
-  OwnershipUnknown: { retried: false, advice: 'find out which host runs the guest before you start a copy' },
+  OwnershipUnknown: { retried: false, advice: 'start no copy by hand: "vmferry repair VM" looks at all hosts and says which copy is the guest, or why nobody can' },
 } as const satisfies Record<string, { retried: boolean; advice: string }>;
 
 export type ErrorType = keyof typeof ERRORS;

@@ -1,18 +1,26 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import { ApplicationFailure } from '@temporalio/activity';
-import { type Client, WorkflowNotFoundError } from '@temporalio/client';
-import { type HostState, hostQuery, hostWorkflowId } from '../workflows/messages';
+import { type Client, WorkflowNotFoundError, WorkflowUpdateFailedError } from '@temporalio/client';
+import { capacityOf, placementHost } from '../workflows/capacity';
+import type { MovePlan } from '../workflows/evacuation';
+import type { HostCapacity } from '../workflows/fleet';
+import { placeGuests, type PlacementOptions } from '../workflows/placement';
+import { cordonUpdate, type HostState, hostQuery, hostWorkflowId, migrationWorkflowId, repairWorkflowId, type Reservation, releaseUpdate, reserveUpdate } from '../workflows/messages';
+import { ERRORS } from './errors';
 
 const LISTED_MS = 1_500;
+/** Of hosts, for a message. */
+const MOST_NAMES = 20;
 
 export type FleetActivities = ReturnType<typeof fleetActivities>;
 
-/** Run by the control worker: what hosts say of themselves. */
+/** Run by the control worker: what hosts say of themselves, and what is asked of their entities. */
 export function fleetActivities(client: Client) {
+  const entity = (host: string) => client.workflow.getHandle(hostWorkflowId(host));
   return {
     /** The host that has this guest. Refuses, with what is known, if there is none, or if `to` is that host or unknown. */
     async locateGuest({ guest, to }: { guest: string; to: string }): Promise<{ from: string }> {
-      const on = (host: HostState) => host.guests.some(({ name, state }) => name === guest && !state.startsWith('arriving') && !state.startsWith('handed over'));
+      const on = (host: HostState) => host.guests.some(({ name, state }) => name === guest && !isElsewhere(state));
       let hosts = await knownHosts(client, [to]);
       if (!hosts.some(on)) {
         // The list of hosts lags behind by about a second.
@@ -24,13 +32,116 @@ export function fleetActivities(client: Client) {
       const reasons: string[] = [];
       if (!names.includes(to)) reasons.push(`there is no host "${to}" (known are: ${names.join(', ') || 'none; start an agent'})`);
       if (having.length === 0) reasons.push(`no host has a guest "${guest}" (known are: ${hosts.flatMap((host) => host.guests.map(({ name }) => `${name} on ${host.name}`)).sort().join(', ') || 'none'})`);
-      if (having.length > 1) reasons.push(`guest "${guest}" is on ${having.map(({ name }) => name).join(' and ')}: find out which copy runs before it is moved`);
+      if (having.length > 1) reasons.push(`guest "${guest}" is on ${having.map(({ name }) => name).join(' and ')}: find out which copy runs before it is moved (vmferry repair ${guest} shows what is where)`);
+      if (await isRunning(client, repairWorkflowId(guest))) reasons.push(`guest "${guest}" is being repaired (workflow ${repairWorkflowId(guest)}): wait until that has ended`);
       if (having.some(({ name }) => name === to)) reasons.push(`guest "${guest}" is on ${to} already`);
       if (reasons.length > 0) throw ApplicationFailure.create({ type: 'MigrationRefused', nonRetryable: true, message: `guest ${guest} cannot move to ${to}; nothing was changed:\n- ${reasons.join('\n- ')}`, details: [{ blockers: reasons }] });
       return { from: having[0]!.name };
     },
+
+    /**
+     * Where the guests of a host would go, by what all hosts say now. Here and not in a workflow, since what all hosts say is too much for a payload:
+     * 10,000 guests are some MB. `ignore` are guests that are not to be placed.
+     */
+    async planMoves({ host, ignore, stopped, options }: { host: string; ignore: string[]; stopped: 'move' | 'leave'; options: PlacementOptions }): Promise<MovePlan> {
+      const fleet = (await knownHosts(client)).map((one) => placementHost(one, Date.now()));
+      const home = fleet.find(({ name }) => name === host);
+      const hosts = fleet.map(({ name }) => name).slice(0, MOST_NAMES);
+      if (!home) return { hosts, moves: [], stays: [] };
+      const wanted = home.guests.filter(({ name, state }) => !ignore.includes(name) && !(stopped === 'leave' && state === 'stopped'));
+      return { hosts, home: { reachable: home.reachable, guests: home.guests.map(({ name, state }) => ({ name, state })) }, ...placeGuests(wanted.map((guest) => ({ guest, from: host })), fleet, options) };
+    },
+
+    /** Which host has each of these guests, by what hosts say now; a guest that is nowhere is left out. */
+    async locations({ guests }: { guests: string[] }): Promise<Record<string, string>> {
+      const wanted = new Set(guests);
+      const hosts = await knownHosts(client);
+      return Object.fromEntries(hosts.flatMap(({ name: host, guests }) => guests.filter(({ name, state }) => wanted.has(name) && !isElsewhere(state)).map(({ name }) => [name, host])));
+    },
+
+    /** What each host has, without its guests. */
+    async capacities(): Promise<HostCapacity[]> {
+      return (await knownHosts(client)).map((host) => capacityOf(host, Date.now()));
+    },
+
+    /**
+     * Takes one outgoing slot at the source, and one incoming with room for the guest at the destination: both or none. Throws `NoSlot`, which is tried
+     * again, or the reason why it cannot be had at all.
+     */
+    async reserve({ from, to, ...what }: Omit<Reservation, 'direction'> & { from: string; to: string }): Promise<void> {
+      await update(from, reserveUpdate.name, { ...what, direction: 'outgoing' });
+      try {
+        await update(to, reserveUpdate.name, { ...what, direction: 'incoming' });
+      } catch (error) {
+        // Whoever waits for the one holds none of the other.
+        await update(from, releaseUpdate.name, what).catch(() => undefined);
+        throw error;
+      }
+    },
+
+    /** A host that is not known any more has nothing to release. */
+    async release({ hosts, workflowId, runId }: { hosts: string[]; workflowId: string; runId: string }): Promise<void> {
+      for (const host of hosts) {
+        await update(host, releaseUpdate.name, { workflowId, runId }).catch((error: unknown) => {
+          if (!(error instanceof ApplicationFailure && error.type === 'HostUnreachable')) throw error;
+        });
+      }
+    },
+
+    /** Without `cordon` the host is uncordoned. */
+    async setCordon({ host, cordon }: { host: string; cordon?: { by: string; reason: string } }): Promise<void> {
+      await update(host, cordonUpdate.name, { ...(cordon && { cordon }) });
+    },
+
+    /** Which of these workflow runs are over: their run ids. */
+    async endedWorkflows(runs: { workflowId: string; runId: string }[]): Promise<string[]> {
+      const ended = await Promise.all(
+        runs.map(async ({ workflowId, runId }) => {
+          try {
+            const { status } = await client.workflow.getHandle(workflowId, runId).describe();
+            return status.name === 'RUNNING' ? undefined : runId;
+          } catch (error) {
+            if (error instanceof WorkflowNotFoundError) return runId;
+            throw error;
+          }
+        }),
+      );
+      return ended.filter((runId) => runId !== undefined);
+    },
+
+    /** What every host said last, for a repair. Refuses while the guest is being moved: a migration brings its own order. */
+    async hostsForRepair({ guest }: { guest: string }): Promise<{ name: string; lastSaid?: string }[]> {
+      if (await isRunning(client, migrationWorkflowId(guest))) throw ApplicationFailure.nonRetryable(`guest ${guest} is being moved: a repair is for what a terminated migration left. Watch it with "vmferry watch ${guest}", end it with "vmferry cancel ${guest}"; if it waits for a host that is gone for good, "vmferry fence"`, 'RepairRefused');
+      return (await knownHosts(client)).map(({ name, guests }) => {
+        const said = guests.find((one) => one.name === guest)?.state;
+        return { name, ...(said !== undefined && { lastSaid: said }) };
+      });
+    },
   };
+
+  /** Asks a host's entity; its refusal keeps its type. */
+  async function update(host: string, name: string, argument: unknown): Promise<void> {
+    try {
+      await entity(host).executeUpdate(name, { args: [argument] });
+    } catch (error) {
+      if (error instanceof WorkflowNotFoundError) throw ApplicationFailure.nonRetryable(`there is no host "${host}": start its agent`, 'HostUnreachable');
+      const cause = error instanceof WorkflowUpdateFailedError ? error.cause : undefined;
+      if (!(cause instanceof ApplicationFailure)) throw error;
+      const type = cause.type ?? 'MigrationRefused';
+      throw ApplicationFailure.create({ type, message: cause.message, nonRetryable: !(Object.hasOwn(ERRORS, type) && ERRORS[type as keyof typeof ERRORS].retried) });
+    }
+  }
 }
+
+async function isRunning(client: Client, workflowId: string): Promise<boolean> {
+  return await client.workflow.getHandle(workflowId).describe().then(({ status }) => status.name === 'RUNNING', (error: unknown) => {
+    if (error instanceof WorkflowNotFoundError) return false;
+    throw error;
+  });
+}
+
+/** It is not this host's yet, or not any more. */
+const isElsewhere = (state: string) => state.startsWith('arriving') || state.startsWith('handed over');
 
 /** What every host said last, in the order of their names. A host that has just come is listed only a moment later: `named` ones are asked all the same. */
 export async function knownHosts(client: Client, named: string[] = []): Promise<HostState[]> {

@@ -2,6 +2,7 @@ import { setTimeout as delay } from 'node:timers/promises';
 import type { Host } from '../hypervisor/host';
 import type { HandOverPlan } from '../hypervisor/handover';
 import { mirrorStates } from '../hypervisor/mirrors';
+import { StoppedMirrors } from '../hypervisor/stopped-mirrors';
 import type { QmpConnection } from '../qmp/connection';
 import { MemorySupervision } from '../workflows/memory-convergence';
 import type { MigrationRef, Progress, Step } from './context';
@@ -14,6 +15,7 @@ const MOST_FOR_MEMORY = 0.8;
 export async function watchMemory(host: Host, input: MigrationRef & { handOver: HandOverPlan }, step: Step, over: AbortSignal): Promise<void> {
   const { settings, maxDowntimeMs } = input.handOver;
   const supervision = new MemorySupervision();
+  const stopped = new StoppedMirrors();
   let downtimeLimitMs = settings.downtimeLimitMs;
   try {
     const qmp = await host.monitor(input.guest).connection();
@@ -23,7 +25,7 @@ export async function watchMemory(host: Host, input: MigrationRef & { handOver: 
       else if (ram) {
         const memory = { remainingBytes: ram.remaining, totalBytes: ram.total, dirtyBytesPerSecond: (ram['dirty-pages-rate'] ?? 0) * (ram['page-size'] ?? 4096), bytesPerSecond: ((ram.mbps ?? 0) * 1e6) / 8 };
         const said = supervision.push({ ...memory, atMs: Date.now(), transferredBytes: ram.transferred, downtimeLimitMs });
-        step.progress({ phase: 'memory', ...(await disksOf(qmp, input)), memory: { ...memory, predictedDowntimeMs: said.predictedDowntimeMs }, verdict: { verdict: said.verdict, message: said.message } });
+        step.progress({ phase: 'memory', ...(await disksOf(qmp, input, stopped)), memory: { ...memory, predictedDowntimeMs: said.predictedDowntimeMs }, verdict: { verdict: said.verdict, message: said.message } });
         if (said.changed) await step.tell({ memory: { verdict: said.verdict, predictedDowntimeMs: said.predictedDowntimeMs, message: said.message } });
         if (said.changed && said.verdict !== 'converging' && downtimeLimitMs < maxDowntimeMs * MOST_FOR_MEMORY) {
           downtimeLimitMs = Math.round(maxDowntimeMs * MOST_FOR_MEMORY);
@@ -39,7 +41,10 @@ export async function watchMemory(host: Host, input: MigrationRef & { handOver: 
   }
 }
 
-async function disksOf(qmp: QmpConnection, { attempt, handOver: { targets } }: MigrationRef & { handOver: HandOverPlan }): Promise<Pick<Progress, 'disks'>> {
+/** Mirrors that lost their connection while memory is sent go on as soon as they can, so that they are whole when the guest is paused. */
+async function disksOf(qmp: QmpConnection, { attempt, handOver: { targets } }: MigrationRef & { handOver: HandOverPlan }, stopped: StoppedMirrors): Promise<Pick<Progress, 'disks'>> {
   const states = await mirrorStates(qmp, targets, attempt).catch(() => []);
+  // What cannot be mended is met by the hand-over itself.
+  await stopped.goOn(qmp, targets, states).catch(() => undefined);
   return { disks: states.map(({ id, remainingBytes, lengthBytes, ready }) => ({ id, remainingBytes, lengthBytes, ready, bytesPerSecond: 0 })) };
 }

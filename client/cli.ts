@@ -4,6 +4,7 @@ import { registerGuestCommands } from './commands/guests';
 import { registerAdopt } from './commands/adopt';
 import { registerHostCommands } from './commands/hosts';
 import { registerMigrationCommands } from './commands/migrations';
+import { registerRepairCommands } from './commands/repair';
 import { registerSteer } from './commands/steer';
 import { registerStackCommands } from './commands/stack';
 import { EXIT, EXIT_CODES_HELP, exitCodeOf, type ExitCode, Interrupted, UsageError } from './exit-codes';
@@ -35,6 +36,7 @@ export function buildProgram(): Command {
   program.configureOutput({ outputError: (text, write) => write(text.replace(/^error: /, 'vmferry: ')) });
   registerMigrationCommands(program);
   registerSteer(program);
+  registerRepairCommands(program);
   registerGuestCommands(program, registerAdopt);
   registerHostCommands(program);
   registerStackCommands(program);

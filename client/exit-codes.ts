@@ -18,7 +18,7 @@ export class Interrupted extends Error {
 }
 
 /** A migration is refused before its first step; these say that it was. Any later failure undid something. */
-const MIGRATION_REFUSALS = new Set(['MigrationRefused', 'HostUnreachable', 'NotFound', 'SteerRefused']);
+const MIGRATION_REFUSALS = new Set(['MigrationRefused', 'HostUnreachable', 'NotFound', 'SteerRefused', 'FenceRefused', 'RepairRefused']);
 /** An operation on a host looks before it acts: these are what it says when it does not like what it sees. */
 const HOST_REFUSALS = new Set([...MIGRATION_REFUSALS, 'GuestStateError', 'InvalidDefinition', 'PathRefused', 'ImageExists', 'QmpProtocolError', 'QmpMonitorBusy']);
 

@@ -6,9 +6,10 @@ import { knownHosts } from '../activities/fleet';
 import type { GuestActivities } from '../activities/guests';
 import { InvalidDefinition, parseWith } from '../hypervisor/definition';
 import { connectClient, type TemporalAddress } from '../workers/connection';
-import { CONTROL_QUEUE, type DecisionRecord, type HostState, migrateVmSchema, type MigrateVmInput, type MigrationResult, type MigrationStatus, migrationWorkflowId, SEARCH_ATTRIBUTES, statusQuery, steerUpdate } from '../workflows/messages';
+import { confirmFencedUpdate, CONTROL_QUEUE, type DecisionRecord, type Fence, fenceSchema, type HostState, type HostWait, migrateVmSchema, type MigrateVmInput, type MigrationResult, type MigrationStatus, migrationWorkflowId, type RepairResult, type RepairStatus, repairStatusQuery, repairWorkflowId, SEARCH_ATTRIBUTES, statusQuery, steerUpdate } from '../workflows/messages';
 import type { hostCommand } from '../workflows/host-command';
 import type { migrateVm } from '../workflows/migrate-vm';
+import type { repairGuest } from '../workflows/repair-guest';
 import { type Steer, steerSchema } from '../workflows/steer';
 
 /** A migration, or an operation on a guest, that failed or was refused. `type` is a stable string of docs/operating.md. */
@@ -31,6 +32,20 @@ export interface MigrationView extends Partial<Progress> {
   /** What is waited for, with `onDivergence: ask`. */
   asks?: MigrationStatus['asks'];
   postponedUntil?: string;
+  /** Hosts that must say what became of the guest, and have not answered. */
+  waitsFor?: HostWait[];
+}
+
+/** What a host that was away has still to do, once its agent is back. */
+export interface Leftover {
+  vm: string;
+  host: string;
+  attempt: string;
+  /** The step of the cleanup, such as `retireSource`. */
+  step: string;
+  /** ISO 8601. */
+  since: string;
+  workflowId: string;
 }
 
 /** How often `watch` looks. */
@@ -85,6 +100,50 @@ export class MigrationClient {
     }
   }
 
+  /**
+   * Starts to bring order after a migration of this guest that was terminated, or finds that under way. With `dryRun` only says what would be done.
+   * Its result throws `VmferryError`: `RepairRefused` while the guest is being moved, `OwnershipUnknown` if nobody can say which copy is the guest.
+   */
+  async repair(vm: string, { dryRun = false }: { dryRun?: boolean } = {}): Promise<Repair> {
+    const handle = await this.temporal.workflow.start<typeof repairGuest>('repairGuest', {
+      workflowId: repairWorkflowId(vm),
+      workflowIdConflictPolicy: 'USE_EXISTING',
+      taskQueue: CONTROL_QUEUE,
+      args: [{ vm, dryRun }],
+      staticSummary: `${dryRun ? 'what a repair would do about' : 'repair'} ${vm}`,
+    });
+    return new Repair(vm, handle);
+  }
+
+  /**
+   * Says that a host for which the guest's migration, or its repair, waits is off, or cut from disks and network, and stays so until its copy was
+   * retired. Throws `VmferryError` (`FenceRefused`) if it answers, or if nothing waits for it. A wrong word here can make two copies run.
+   */
+  async confirmFenced({ vm, ...fence }: Fence & { vm: string }): Promise<DecisionRecord> {
+    const parsed = fenceSchema.safeParse(fence);
+    if (!parsed.success) throw new VmferryError('FenceRefused', parsed.error.issues.map(({ path, message }) => `${path.join('.') || 'fence'}: ${message}`).join('; '));
+    for (const workflowId of [migrationWorkflowId(vm), repairWorkflowId(vm)]) {
+      try {
+        return await this.temporal.workflow.getHandle(workflowId).executeUpdate<DecisionRecord, [Fence]>(confirmFencedUpdate.name, { args: [parsed.data] });
+      } catch (error) {
+        if (error instanceof WorkflowUpdateFailedError) throw new VmferryError('FenceRefused', error.cause?.message ?? error.message);
+        if (!(error instanceof WorkflowNotFoundError)) throw error;
+      }
+    }
+    throw new VmferryError('FenceRefused', `nothing waits for host ${fence.host}: guest ${vm} is neither being moved nor repaired; "vmferry repair ${vm}" says whether it must be known`);
+  }
+
+  /** What hosts that were away have still to do, oldest first. Each is done when its host's agent is back. */
+  async leftovers(): Promise<Leftover[]> {
+    const found: Leftover[] = [];
+    for await (const { workflowId, startTime } of this.temporal.workflow.list({ query: 'WorkflowType = "finishCleanup" AND ExecutionStatus = "Running"' })) {
+      const [, vm, attempt, host] = workflowId.split('/') as [string, string, string, string];
+      const summary = await this.temporal.workflow.getHandle(workflowId).describe().then((description) => description.staticSummary(), () => undefined);
+      found.push({ vm, host, attempt, step: summary?.split(' ')[0] ?? 'cleanup', since: startTime.toISOString(), workflowId });
+    }
+    return found.sort((a, b) => a.since.localeCompare(b.since) || a.workflowId.localeCompare(b.workflowId));
+  }
+
   /** Every host that ever ran an agent, and what it said last. */
   async hosts(): Promise<HostState[]> {
     return await knownHosts(this.temporal);
@@ -112,6 +171,27 @@ export class MigrationClient {
     return (await running.catch((error: unknown) => {
       throw explain(error, `host ${host}`);
     })) as Awaited<ReturnType<GuestActivities[Name]>>;
+  }
+}
+
+/** One repair under way, or over. */
+export class Repair {
+  constructor(readonly vm: string, private readonly handle: WorkflowHandle<typeof repairGuest>) {}
+
+  get workflowId(): string {
+    return this.handle.workflowId;
+  }
+
+  /** Waits for the end. Throws `VmferryError` if nobody can say which copy is the guest. */
+  async result(): Promise<RepairResult> {
+    return await this.handle.result().catch((error: unknown) => {
+      throw explain(error, `the repair of ${this.vm}`);
+    });
+  }
+
+  /** What was found and done so far, and who is waited for. Undefined while no control worker answers. */
+  async status(): Promise<RepairStatus | undefined> {
+    return await this.handle.query<RepairStatus>(repairStatusQuery.name).catch(() => undefined);
   }
 }
 
@@ -169,7 +249,7 @@ export class Migration {
       if (description.status.name !== 'RUNNING') return;
       const status = await this.status();
       const seen = progressOf(description.raw.pendingActivities ?? []);
-      if (status) yield { ...seen, vm: this.vm, ...(status.from && { from: status.from }), to: status.to, phase: seen?.phase ?? status.phase, memoryTry: status.memoryTry, decisions: status.decisions, ...(status.asks && { asks: status.asks }), ...(status.postponedUntil && { postponedUntil: status.postponedUntil }) };
+      if (status) yield { ...seen, vm: this.vm, ...(status.from && { from: status.from }), to: status.to, phase: seen?.phase ?? status.phase, memoryTry: status.memoryTry, decisions: status.decisions, ...(status.asks && { asks: status.asks }), ...(status.postponedUntil && { postponedUntil: status.postponedUntil }), ...(status.waitsFor && { waitsFor: status.waitsFor }) };
       await delay(LOOK_MS, undefined, signal ? { signal } : {});
     }
   }
@@ -189,7 +269,7 @@ function explain(error: unknown, what: string): Error {
   if (!(error instanceof WorkflowFailedError)) return error as Error;
   let cause: unknown = error.cause;
   while (cause instanceof ActivityFailure && cause.cause) cause = cause.cause;
-  if (cause instanceof CancelledFailure) return new VmferryError('Cancelled', `${what} was cancelled; the guest stays where it was`);
+  if (cause instanceof CancelledFailure) return new VmferryError('Cancelled', `${what} was cancelled${what.startsWith('the repair') ? '' : '; the guest stays where it was'}`);
   if (cause instanceof ApplicationFailure) return new VmferryError(cause.type ?? 'Failed', cause.message, cause.details?.[0] ?? {});
   if (cause instanceof TimeoutFailure) {
     if (cause.timeoutType === 'SCHEDULE_TO_START' && what.startsWith('host ')) return new VmferryError('HostUnreachable', `the agent of ${what} does not answer: start it, or check the host's name. Nothing was changed`);

@@ -1,6 +1,9 @@
 import type { MigrationView } from './migration-client';
 import { formatBytes } from '../hypervisor/size';
 
+/** Each step waits for a host a moment. */
+const WAIT_SHOWN_MS = 5_000;
+
 /** One line about a migration under way: the phase, each disk's and the memory's part that is done, and rates. What is not known yet is left out. */
 export function progressLine(view: MigrationView): string {
   const parts = (view.disks ?? [])
@@ -15,6 +18,7 @@ export function progressLine(view: MigrationView): string {
   }
   if (view.verdict && view.verdict.verdict !== 'converging') parts.push(`${view.verdict.verdict}: ${view.verdict.message}`);
   if (view.asks) parts.push(`asks until ${view.asks.until}: vmferry steer ${view.vm} ${view.asks.choices.join(' | ')}`);
+  for (const { host, why, since } of view.waitsFor ?? []) if (Date.now() - Date.parse(since) > WAIT_SHOWN_MS) parts.push(`waits for host ${host} (${why}): start its agent, or see vmferry fence --help`);
   return [`${view.vm} ${view.from ?? '?'} → ${view.to}: ${view.phase}${view.memoryTry > 1 ? ` (try ${view.memoryTry})` : ''}`, ...parts].join(' · ');
 }
 

@@ -65,7 +65,15 @@ export const definitionSchema = z
     commandLine: z.array(z.string().regex(/^[^\0]*$/)).optional(),
     /** The monitor that the agent uses, where `commandLine` says which (default `${run}/qmp.sock`). */
     monitor: portablePathSchema.optional(),
+    /** Started by its host's agent after the host has booted. */
+    autostart: z.boolean().default(false),
     labels: z.record(z.string(), z.string()).default({}),
+    /** Whether an evacuation may move it: `ask` only when it is named or approved. */
+    migratable: z.enum(['never', 'ask', 'always']).default('always'),
+    /** Guests of the same group do not share a host. */
+    antiAffinity: z.array(z.string().min(1)).default([]),
+    /** Labels of the hosts that it may live on, such as `rack in (r1, r2), gpu`; empty: any. */
+    hostSelector: z.string().default(''),
   })
   .superRefine((definition, context) => {
     const issue = (path: (string | number)[], message: string) => context.addIssue({ code: 'custom', path, message });

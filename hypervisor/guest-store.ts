@@ -12,9 +12,21 @@ import type { IoThrottle } from '../qmp/vocabulary';
  * moment, at most one copy is `owner`, and only an owner is started.
  */
 export type Ownership =
-  | { state: 'owner'; since: string; /** Set by the marker "about to run": the attempt that brought it here. */ attempt?: string }
+  | {
+      state: 'owner';
+      since: string;
+      /** Set by the marker "about to run": the attempt that brought it here. */
+      attempt?: string;
+      /** The copy that a host, confirmed fenced, may have of this attempt: this one runs instead, and that one never again. */
+      instead?: Instead;
+    }
   | { state: 'incoming'; attempt: string; from: string }
   | { state: 'handed-over'; attempt: string; to: string };
+
+export interface Instead {
+  host: string;
+  attempt: string;
+}
 
 /** What an attempt to move a guest did on this host, kept so that a restarted agent can go on or undo it. */
 export interface SourceAttempt {
@@ -29,6 +41,10 @@ export interface SourceAttempt {
   throttledFrom?: IoThrottle[] | undefined;
   /** Every guest write waits for the mirrors: a mirror that is made anew is made so. */
   writeBlocking?: boolean | undefined;
+  /** The guest does not run, and only its images are copied; it is not startable meanwhile. */
+  cold?: boolean | undefined;
+  /** Of a cold copy: what each disk has at the destination. */
+  copiedBytes?: Record<string, number> | undefined;
   /** Set while the guest is paused for a moment to switch its mirrors: whoever finds it lets the guest run. */
   pausedToSwitch?: boolean | undefined;
 }

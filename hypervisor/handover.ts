@@ -337,7 +337,7 @@ class HandOver {
     // What is left of the budget may be used to keep the copy of the disks. The cancel itself waits for what the mirrors have in flight.
     const leftMs = Math.round(Math.max(0, this.leftOfBudgetMs)) + LAST_MS;
     const limitMs = this.budget || reason.kind === 'interrupted' ? leftMs : HANG_MS;
-    const rearmed = this.cancelsSent && reason.kind !== 'mirror-failed' && reason.kind !== 'peer-silent' ? await this.rearm(leftMs) : !this.cancelsSent && reason.kind !== 'mirror-failed';
+    const rearmed = this.cancelsSent && reason.kind !== 'mirror-failed' && reason.kind !== 'peer-silent' ? await this.rearm(leftMs) : !this.cancelsSent;
     const end = await cancelMigration(this.qmp, limitMs, () => this.cutConnections());
     // A cancel that came too late: everything was handed over, and the table of R4 decides.
     if (end === 'completed') return { source: 'completed' };

@@ -35,6 +35,10 @@ export const hostConfigSchema = z.strictObject({
   ports: z.strictObject({ from: z.int().min(1024).max(65535), to: z.int().min(1024).max(65535) }).refine(({ from, to }) => to >= from + 2, 'the range needs at least 3 ports').default({ from: 49152, to: 49407 }),
   /** Defaults for migrations that leave this host: any field of `convergencePolicySchema` (workflows/messages.ts), which the agent checks. */
   migration: z.record(z.string(), z.unknown()).default({}),
+  /** For selectors, such as `rack: r12`. */
+  labels: z.record(z.string(), z.string()).default({}),
+  /** How many guests may leave and come at once; `vmferry host set-limits` overrides it. */
+  slots: z.strictObject({ outgoing: z.int().min(0).max(1000), incoming: z.int().min(0).max(1000) }).default({ outgoing: 2, incoming: 2 }),
   /** Memory for guests in bytes; default: what the kernel says is available. */
   memory: sizeSchema.optional(),
   /** Further `-chroot` and `-runas` for guests started here, as an adopted guest's command line may carry them. */

@@ -63,9 +63,11 @@ export async function startGuest(host: Host, guest: string): Promise<void> {
   const definition = host.definition(guest);
   const ownership = host.store.ownership(guest);
   if (ownership?.state === 'handed-over') {
-    throw new GuestStateError(`guest "${guest}" was handed over to ${ownership.to} (attempt ${ownership.attempt}): ${ownership.to} owns it unless its migration says otherwise; starting it here could make two copies`);
+    throw new GuestStateError(`guest "${guest}" was handed over to ${ownership.to} (attempt ${ownership.attempt}): ${ownership.to} owns it unless its migration says otherwise; starting it here could make two copies. If no migration is under way, vmferry repair ${guest} finds out who owns it`);
   }
-  if (!mayStart(ownership)) throw new GuestStateError(`guest "${guest}" is on its way to ${host.name} and not startable before it has arrived`);
+  const attempt = host.store.attempt(guest);
+  if (attempt?.role === 'source' && attempt.cold) throw new GuestStateError(`guest "${guest}" is being copied to ${attempt.to}: cancel that (vmferry cancel ${guest}), or start it there afterwards`);
+  if (!mayStart(ownership)) throw new GuestStateError(`guest "${guest}" is on its way to ${host.name} and not startable before it has arrived. If no migration is under way, vmferry repair ${guest} finds out who owns it`);
   const monitor = await ensureQemu(host, definition, false);
   const { status } = await monitor.execute('query-status');
   if (status === 'prelaunch') await monitor.execute('cont');
@@ -75,7 +77,7 @@ export async function startGuest(host: Host, guest: string): Promise<void> {
 export async function stopGuest(host: Host, guest: string, graceMs: number): Promise<void> {
   host.definition(guest);
   const attempt = host.store.attempt(guest);
-  if (attempt) throw new GuestStateError(`guest "${guest}" is being moved ${attempt.role === 'source' ? `to ${attempt.to}` : `from ${attempt.from}`}: cancel its migration first`);
+  if (attempt) throw new GuestStateError(`guest "${guest}" is being moved ${attempt.role === 'source' ? `to ${attempt.to}` : `from ${attempt.from}`}: cancel its migration first; if there is none, vmferry repair ${guest} removes what a terminated one left`);
   const process = host.process(guest);
   if (!process) return;
   if (graceMs > 0) {

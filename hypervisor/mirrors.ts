@@ -1,3 +1,4 @@
+import { setTimeout as delay } from 'node:timers/promises';
 import type { QmpConnection } from '../qmp/connection';
 import { QmpCommandFailed } from '../qmp/errors';
 import type { QmpMonitor } from '../qmp/monitor';
@@ -24,6 +25,7 @@ export interface MirrorState {
   /** Its work is over: with `error` it failed, without it may still be incomplete: see `finishMirrors`. */
   concluded: boolean;
   error?: string;
+  /** Other than `ok`: QEMU has stopped it since its target could not be written. */
   ioStatus?: 'ok' | 'failed' | 'nospace';
   /** QEMU ≥ 8.2. */
   activelySynced?: boolean;
@@ -42,12 +44,19 @@ export function mirrorNames(attempt: string, index: number) {
   return { job: `${OURS}job-${attempt}-${index}`, node: `${OURS}nbd-${attempt}-${index}`, filter: `${OURS}top-${attempt}-${index}` };
 }
 
-/** A connect that is not answered ends after this; QMP is blocked meanwhile. */
-const CONNECT_SECONDS = 10;
+/** How long the export may take to greet us before QEMU is told to connect. */
+const ANSWER_MS = 10_000;
+/**
+ * QEMU connects with its main loop held, and with it the guest: measured 3 s of silence for a link that was cut for 2 s just then, with 10 s allowed. So it
+ * gets little time, and is told again.
+ */
+const CONNECT_SECONDS = 1;
+const MOST_CONNECTS = 5;
+const CONNECT_PAUSE_MS = 2_000;
 /**
  * None. A longer one would hide short cuts from the job, but QEMU drains the mirrors when it stops the guest, with QMP silent, and waits for all of it:
  * with 10 s a storage daemon that died then cost the guest a pause of 10.1 s, and left a filter that blocked its next move; with 0 it cost 0.5 s and
- * left nothing (docs/reliability.md). A copy that loses its connection is begun anew instead.
+ * left nothing (docs/reliability.md). A mirror that loses its connection is stopped by QEMU instead, and goes on when `StoppedMirrors` lets it.
  */
 const RECONNECT_SECONDS = 0;
 
@@ -70,38 +79,41 @@ export async function ensureMirrors(qmp: QmpMonitor | QmpConnection, targets: Mi
   const jobs = new Set((await qmp.execute('query-jobs')).map(({ id }) => id));
   const all = await qmp.execute('query-named-block-nodes', { flat: true });
   const nodes = new Set(all.map((node) => node['node-name']));
-  const missing = targets.find((_target, index) => !nodes.has(mirrorNames(attempt, index).node));
-  if (missing) await nbdAnswers(missing.host, missing.port, CONNECT_SECONDS * 1000, signal);
   await Promise.all(
     targets.map(async (target, index) => {
       const { job, node, filter } = mirrorNames(attempt, index);
       if (jobs.has(job)) return;
       if (!nodes.has(node)) {
-        await qmp.execute(
-          'blockdev-add',
-          {
-            driver: 'nbd',
-            'node-name': node,
-            // An address, not a URI: no brackets around IPv6.
-            server: { type: 'inet', host: target.host, port: String(target.port) },
-            export: target.exportName,
-            'open-timeout': CONNECT_SECONDS,
-            'reconnect-delay': RECONNECT_SECONDS,
-            discard: 'unmap',
-            'detect-zeroes': 'unmap',
-          },
-          DEADLINE,
-        );
+        await connect(qmp, target, node, signal);
       }
       // Not one that is sent after the guest runs on: with `sync: 'none'` it would miss what was written in between.
       signal?.throwIfAborted();
       await qmp.execute(
         'blockdev-mirror',
-        { 'job-id': job, device: target.device, target: node, sync, 'copy-mode': copyMode, 'buf-size': BUFFER_BYTES, 'filter-node-name': filter, 'auto-dismiss': false, 'on-source-error': 'report', 'on-target-error': 'report' },
+        // A job that is stopped by an error of its target keeps its bitmap: what could not be written is dirty still, and nothing else is copied again.
+        { 'job-id': job, device: target.device, target: node, sync, 'copy-mode': copyMode, 'buf-size': BUFFER_BYTES, 'filter-node-name': filter, 'auto-dismiss': false, 'on-source-error': 'report', 'on-target-error': 'stop' },
         DEADLINE,
       );
     }),
   );
+}
+
+/** Adds the NBD node of a target. Throws `MirrorFailed` if its export cannot be connected to. */
+async function connect(qmp: QmpMonitor | QmpConnection, target: MirrorTarget, node: string, signal?: AbortSignal): Promise<void> {
+  const { host, port, exportName, id } = target;
+  for (let tries = 1; ; tries++) {
+    await nbdAnswers(host, port, ANSWER_MS, signal);
+    try {
+      // An address, not a URI: no brackets around IPv6.
+      const server = { type: 'inet', host, port: String(port) };
+      await qmp.execute('blockdev-add', { driver: 'nbd', 'node-name': node, server, export: exportName, 'open-timeout': CONNECT_SECONDS, 'reconnect-delay': RECONNECT_SECONDS, discard: 'unmap', 'detect-zeroes': 'unmap' }, DEADLINE);
+      return;
+    } catch (error) {
+      if (!(error instanceof QmpCommandFailed) || /Duplicate nodes/.test(error.desc)) throw error;
+      if (tries === MOST_CONNECTS) throw new MirrorFailed(`no NBD server answers QEMU on ${host} port ${port} (disk ${id}, ${tries} tries, the last: ${error.desc}): the destination's storage daemon hangs, or the link is dead`);
+      await delay(CONNECT_PAUSE_MS, undefined, signal ? { signal } : {});
+    }
+  }
 }
 
 /** The state of each target's mirror. Throws `MirrorFailed` if one is not there at all. */
@@ -129,8 +141,17 @@ export async function mirrorStates(qmp: QmpMonitor | QmpConnection, targets: Mir
   });
 }
 
-/** Throws `MirrorFailed` with QEMU's reason if a mirror has ended that should still run. */
+/** Throws `MirrorFailed` if a mirror has ended, or was stopped by an error, that should still run. */
 export function assertMirroring(states: MirrorState[]): void {
+  assertNotEnded(states);
+  const stopped = states.filter(isStopped);
+  if (stopped.length > 0) throw new MirrorFailed(stopped.map((state) => `the mirror of disk ${state.id} stands still: its target could not be written (${state.ioStatus})`).join('; '));
+}
+
+export const isStopped = ({ ioStatus = 'ok', concluded }: MirrorState): boolean => !concluded && ioStatus !== 'ok';
+
+/** Throws `MirrorFailed` with QEMU's reason if a mirror has ended that should still run. */
+export function assertNotEnded(states: MirrorState[]): void {
   const ended = states.filter((state) => state.concluded);
   if (ended.length > 0) throw new MirrorFailed(ended.map((state) => `the mirror of disk ${state.id} ended: ${state.error ?? 'without an error, though nobody asked for it'}`).join('; '));
 }
@@ -142,7 +163,7 @@ export function assertMirroring(states: MirrorState[]): void {
  * somebody else, and proves nothing. Throws `MirrorFailed` otherwise, and the signal's reason when it is aborted.
  */
 export async function finishMirrors(qmp: QmpConnection, targets: MirrorTarget[], attempt: string, signal: AbortSignal, proven = new Set<string>()): Promise<void> {
-  const events = qmp.listen('JOB_STATUS_CHANGE');
+  const events = qmp.listen('JOB_STATUS_CHANGE', 'BLOCK_JOB_ERROR');
   try {
     const all = targets.map((target, index) => ({ target, ...mirrorNames(attempt, index) }));
     const jobs = await qmp.execute('query-jobs');
@@ -154,7 +175,11 @@ export async function finishMirrors(qmp: QmpConnection, targets: MirrorTarget[],
     await Promise.all([...waiting].filter((job) => !concluded.has(job)).map((device) => qmp.execute('block-job-cancel', { device }, { signal }).catch(ignoreDeviceNotActive)));
     while ([...waiting].some((job) => !concluded.has(job))) {
       const event = await events.next({ signal });
-      if (event.data.status === 'concluded') concluded.add(event.data.id);
+      if (event.event === 'JOB_STATUS_CHANGE') {
+        if (event.data.status === 'concluded') concluded.add(event.data.id);
+      } else if (waiting.has(event.data.device)) {
+        throw new MirrorFailed(`the mirror of disk ${all.find(({ job }) => job === event.data.device)!.target.id} met an error of ${event.data.operation} while it was finished`);
+      }
     }
     if (waiting.size > 0) {
       for (const state of await qmp.execute('query-jobs')) {

@@ -34,6 +34,8 @@ export interface GuestPlan {
   definition: Definition;
   disks: DiskPlan[];
   running: boolean;
+  /** It has no QEMU: only its images move. */
+  cold?: boolean;
   /** What this QEMU can do about mirrors that do not converge: by what it says, never by its version. */
   features: { writeBlockingLive: boolean; rearm: boolean; ioThrottle: boolean };
   /** Names of the memory migration's settings that this QEMU has. */
@@ -58,7 +60,7 @@ export async function inspectSource(host: Host, guest: string, attempt: string):
   const definition = host.store.definition(guest);
   if (!definition) return { blockers: [`guest "${guest}" is not defined on ${host.name} (here are: ${host.store.names().join(', ') || 'none'})`], warnings };
   const ownership = host.store.ownership(guest);
-  if (ownership?.state === 'handed-over' && ownership.attempt !== attempt) blockers.push(`guest "${guest}" was handed over to ${ownership.to} by attempt ${ownership.attempt}: find out which copy runs before it is moved again`);
+  if (ownership?.state === 'handed-over' && ownership.attempt !== attempt) blockers.push(`guest "${guest}" was handed over to ${ownership.to} by attempt ${ownership.attempt}: vmferry repair ${guest} finds out which copy is the guest`);
   if (ownership?.state === 'incoming') blockers.push(`guest "${guest}" is still on its way from ${ownership.from} to ${host.name}`);
   if (!host.process(guest)) return { blockers: [...blockers, `guest "${guest}" does not run on ${host.name}: start it first (vmferry vm start ${guest})`], warnings };
   let qmp: QmpConnection;
@@ -140,7 +142,7 @@ export async function inspectDestination(host: Host, plan: GuestPlan, attempt: s
     if (!models.split(/\s+/).some((word) => word.replace(/-x86_64-cpu$/, '') === model)) blockers.push(`${emulator} on ${host.name} has no CPU model ${model}`);
   });
   const free = host.freeMemory(guest);
-  if (definition.memory > free) blockers.push(`${host.name} is ${formatBytes(definition.memory - free)} of memory short: guest "${guest}" needs ${formatBytes(definition.memory)}, ${formatBytes(Math.max(0, free))} are free`);
+  if (!plan.cold && definition.memory > free) blockers.push(`${host.name} is ${formatBytes(definition.memory - free)} of memory short: guest "${guest}" needs ${formatBytes(definition.memory)}, ${formatBytes(Math.max(0, free))} are free`);
 
   const needed = new Map<number, { folder: string; bytes: number }>();
   for (const disk of disks) {
@@ -176,7 +178,7 @@ export async function inspectDestination(host: Host, plan: GuestPlan, attempt: s
     });
   }
   // Whatever else its command line names: the incoming QEMU would be refused only after the disks were copied.
-  if (!plan.running && (host.config.chroot ?? host.config.runAs)) blockers.push(`guest "${guest}" is paused, and ${host.name} has chroot or runAs, where a guest that arrives paused cannot open its images for its next move: let it run (cont), or move it elsewhere`);
+  if (!plan.running && !plan.cold && (host.config.chroot ?? host.config.runAs)) blockers.push(`guest "${guest}" is paused, and ${host.name} has chroot or runAs, where a guest that arrives paused cannot open its images for its next move: let it run (cont), or move it elsewhere`);
   await collect(blockers, async () => void qemuArguments(host.config, definition, { incoming: true }));
   return { blockers: [...new Set(blockers)], warnings: [] };
 }

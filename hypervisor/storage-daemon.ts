@@ -134,13 +134,27 @@ export async function setBandwidth(host: Host, guest: string, bytesPerSecond: nu
   await storageMonitor(host, guest).execute('qom-set', { path: `/objects/${THROTTLE_GROUP}`, property: 'limits', value: { 'bps-write': bytesPerSecond ?? 0 } });
 }
 
+/** How long the daemon may take to let the images go; it takes some milliseconds. */
+const RELEASE_MS = 250;
+
 /**
- * Takes the images away from the daemon, so that the arrived guest may lock them. Part of the downtime window: a few milliseconds.
+ * Takes the images away from the daemon, so that the arrived guest may lock them. Part of the downtime window: a few milliseconds. A daemon that hangs
+ * is killed: a mirror that ended well has flushed what it wrote, also a qcow2 image's tables (block/mirror.c), and the guest has not written since.
  * Idempotent; nothing happens if no daemon runs.
  */
 export async function releaseImages(host: Host, guest: string): Promise<void> {
-  if (!storageDaemonProcess(host, guest)) return;
-  const monitor = storageMonitor(host, guest);
+  const process = storageDaemonProcess(host, guest);
+  if (!process) return;
+  const late = new AbortController();
+  try {
+    const released = letImagesGo(storageMonitor(host, guest)).then(() => true, () => false);
+    if (!(await Promise.race([released, delay(RELEASE_MS, false, { signal: late.signal })]))) await host.programs.terminate(process, 0);
+  } finally {
+    late.abort();
+  }
+}
+
+async function letImagesGo(monitor: QmpMonitor): Promise<void> {
   const exports = await monitor.execute('query-block-exports');
   await Promise.all(exports.map(({ id }) => monitor.execute('block-export-del', { id, mode: 'hard' }).catch(ignore('not found'))));
   await monitor.execute('nbd-server-stop').catch(ignore('NBD server not running'));

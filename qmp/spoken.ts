@@ -100,6 +100,7 @@ export const SPOKEN: { readonly [C in QmpCommand]: Spoken<C> } = {
   'block-job-cancel': { arguments: { device: true, force: true } },
   'block-job-set-speed': { arguments: { device: true, speed: true } },
   'block-job-change': { availability: 'since 8.2', arguments: { id: true, type: true, 'copy-mode': true } },
+  'job-resume': { arguments: { id: true } },
   'job-dismiss': { arguments: { id: true } },
   'nbd-server-start': { daemon: true, arguments: { addr: true, 'tls-creds': true, 'tls-authz': true, 'max-connections': true }, more: { 'addr.type': true, 'addr.data.host': true, 'addr.data.port': true, 'addr.data.path': true } },
   'nbd-server-stop': { daemon: true, ...NONE },

@@ -92,6 +92,8 @@ export interface QmpCommands {
   /** From 8.2 on. Makes a background mirror write-blocking, so that it converges. There is no way back. */
   'block-job-change': { arguments: { id: string; type: 'mirror'; 'copy-mode': 'write-blocking' }; returns: None };
   /** Forgets a concluded job. */
+  /** Lets a job go on that was stopped by an error of its target; harmless if that is still so: it stops again. */
+  'job-resume': { arguments: { id: string }; returns: None };
   'job-dismiss': { arguments: { id: string }; returns: None };
 
   /** "NBD server already running" if there is one. */

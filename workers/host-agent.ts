@@ -7,12 +7,14 @@ import { createHostActivities } from '../activities';
 import { guarded, type HostDependencies } from '../activities/context';
 import { receiveGuest } from '../activities/destination';
 import { summary } from '../activities/guests';
+import { autostartAfterBoot } from '../hypervisor/autostart';
 import { readJson, writeDurably } from '../hypervisor/durable';
 import { parseWith } from '../hypervisor/definition';
 import { endRemedy } from '../hypervisor/copy-mode';
 import { guardJob, stopGuard } from '../hypervisor/guard';
 import { guardSource } from '../hypervisor/handover';
 import { Host } from '../hypervisor/host';
+import { guestReport, type HostFacts, hostFacts, rootReports, totalMemoryBytes } from '../hypervisor/host-report';
 import type { HostConfig } from '../hypervisor/host-config';
 import { LeaseServer } from '../hypervisor/lease';
 import type { Programs } from '../hypervisor/programs';
@@ -39,6 +41,8 @@ export interface AgentOptions {
 
 /** How often a host says that it is there. */
 const REFRESH_MS = 30_000;
+/** What does not change is in every so manieth report, should the host's entity have been ended in between. */
+const FACTS_EVERY = 20;
 /** Activities hear of the stop after this; a window that has begun is finished all the same (R8). */
 const GRACE = '100 milliseconds';
 
@@ -56,13 +60,15 @@ export async function startHostAgent(config: HostConfig, logger: Logger, { progr
   await writeDurably(leasePortFile, String(lease.port));
 
   const { client, connection, close } = shared ? { ...shared, close: async () => undefined } : await connectOwn(config);
+  const facts = await hostFacts(host);
+  let reports = 0;
   const announce = async () => {
     await client.workflow.signalWithStart('host', {
       workflowId: hostWorkflowId(config.name),
       taskQueue: CONTROL_QUEUE,
       args: [config.name],
       signal: reportSignal,
-      signalArgs: [await report(host)],
+      signalArgs: [await report(host, facts, reports++ % FACTS_EVERY === 0)],
     });
   };
   const tell: HostDependencies['tell'] = async ({ workflowId, runId }, news) => {
@@ -84,6 +90,11 @@ export async function startHostAgent(config: HostConfig, logger: Logger, { progr
   });
   const done = worker.run();
   done.catch(() => undefined);
+  // A guest on its way is gone on with first: whose it is must be settled before anything is started.
+  for (const { guest, error } of await autostartAfterBoot(host)) {
+    if (error) logger.error({ host: config.name, guest, error }, 'this host has booted, and a guest with autostart could not be started');
+    else logger.info({ host: config.name, guest }, 'this host has booted: a guest with autostart was started');
+  }
   await announce();
   const refresh = setInterval(() => {
     announce().catch((error: Error) => logger.warn({ host: config.name, error: error.message }, 'Temporal does not take this host\'s report'));
@@ -139,9 +150,9 @@ async function resumeWindows(deps: HostDependencies): Promise<void> {
   ).catch((error: Error) => logger.error({ host: host.name, error: error.message }, 'a switchover that an agent left cannot be gone on with'));
 }
 
-async function report(host: Host): Promise<HostReport> {
-  const guests = await Promise.all(host.store.names().map(async (name) => ({ name, state: (await summary(host, name)).state })));
-  return { name: host.name, address: host.config.address, guests, freeMemoryBytes: host.freeMemory() };
+async function report(host: Host, facts: HostFacts, withFacts: boolean): Promise<HostReport> {
+  const guests = await Promise.all(host.store.names().map(async (name) => guestReport(host, name, (await summary(host, name)).state)));
+  return { name: host.name, address: host.config.address, guests, totalMemoryBytes: totalMemoryBytes(host), freeMemoryBytes: host.freeMemory(), roots: rootReports(host), ...(withFacts && { facts }) };
 }
 
 /** Source images that were put aside for a set time go when it is over. */

@@ -15,7 +15,7 @@ export interface TemporalServer {
 }
 
 /** The server's polls a second are few by default: hand-overs between steps then take 100 ms each after a burst (facts: docs/operating.md). */
-const DYNAMIC_CONFIG = ['history.transferProcessorMaxPollRPS=2000', 'history.timerProcessorMaxPollRPS=2000', 'history.visibilityProcessorMaxPollRPS=2000'];
+export const DYNAMIC_CONFIG = ['history.transferProcessorMaxPollRPS=2000', 'history.timerProcessorMaxPollRPS=2000', 'history.visibilityProcessorMaxPollRPS=2000'];
 
 const CACHED = 'temporal-v1.5.1/temporal';
 

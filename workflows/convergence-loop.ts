@@ -1,10 +1,10 @@
-import { ActivityFailure, ApplicationFailure, CancellationScope, condition, isCancellation, log, setHandler, sleep, upsertSearchAttributes } from '@temporalio/workflow';
+import { ActivityFailure, ApplicationFailure, CancellationScope, condition, isCancellation, log, patched, setHandler, sleep, upsertSearchAttributes } from '@temporalio/workflow';
 import type { MigrationRef } from '../activities/context';
 import type { GiveUpKind } from '../hypervisor/handover';
 import type { MirrorTarget } from '../hypervisor/mirrors';
 import type { GuestPlan } from '../hypervisor/preflight';
 import type { destinationHost, sourceHost } from './activities';
-import type { Assessment } from './convergence';
+import { type Assessment, blameDestinationDisk, DISK_BUSY } from './convergence';
 import { decide, type Decision, type Effects, judge, nameOf, type Policy, type Remedy, type Tried } from './divergence';
 import { type DecisionRecord, type MigrationRequest, type MigrationStatus, newsSignal, SEARCH_ATTRIBUTES, steerUpdate } from './messages';
 import { innermost, Postponed, type Steering, whatOf } from './steering';
@@ -19,8 +19,8 @@ const DISKS_PART = 0.5;
 const MOST_RESTARTS = 3;
 const RESTART_PAUSE_MS = 5_000;
 
-/** What QEMU's NBD client makes of requests whose connection was cut; a disk's own error reads the same, and fails again. */
-const CONNECTION_LOST = /Input\/output error/;
+/** The storage daemon has ended, or a mirror ended with what QEMU's NBD client makes of a connection that was cut; a disk's own error reads the same, and fails again. */
+const CONNECTION_LOST = /no NBD server answers|Input\/output error/;
 /** A watch that saw a mirror fail ends at once. */
 const MIRROR_ENDS_MS = 60_000;
 /** After this many pauses that were given up for the disks, the mildest remedy that cannot fall behind is taken. */
@@ -38,6 +38,7 @@ export class ConvergenceLoop {
   private effects: Effects = {};
   private bandwidth: number | undefined;
   private askedAtMs: number | undefined;
+  private askedDestinationAtMs: number | undefined;
   private waitUntilMs: number | undefined;
   private deadlineAtMs = 0;
   private order: Order | undefined;
@@ -109,7 +110,7 @@ export class ConvergenceLoop {
         case undefined:
       }
       if (ended.open) return 'ready';
-      await this.afterFailure(ended.failure);
+      await this.beginAgain(ended.failure);
       return 'mirrors-lost';
     }
   }
@@ -173,10 +174,22 @@ export class ConvergenceLoop {
       }
       if (done()) return undefined;
       const seen = this.changes;
+      await this.askDestination();
       const againAtMs = this.assessment ? await this.act(decide(this.situation(this.assessment))) : this.deadlineAtMs;
       if (this.order) continue;
       await condition(() => done() || this.changes !== seen || this.order !== undefined, Math.max(1, againAtMs - Date.now()));
     }
+  }
+
+  /** Once in a while of trouble: whether the destination's disk is what the copy waits for, and not the link. Only words hang on it. */
+  private async askDestination(): Promise<void> {
+    const { assessment } = this;
+    if (assessment?.trouble !== 'guest-writes-faster-than-link' || this.askedDestinationAtMs === assessment.sinceMs || !patched('disk-busy')) return;
+    this.askedDestinationAtMs = assessment.sinceMs;
+    const busy = await this.destination.look.diskBusy(this.ref).catch(() => undefined);
+    if (busy === undefined || busy < DISK_BUSY || this.assessment !== assessment) return;
+    this.assessment = blameDestinationDisk(assessment, busy);
+    this.tell(this.assessment.verdict, this.assessment.message);
   }
 
   /** Does what was decided; returns when to decide again, in ms. */
@@ -307,7 +320,8 @@ export class ConvergenceLoop {
     return record;
   }
 
-  private async afterFailure(error: unknown): Promise<void> {
+  /** Waits a moment, if mirrors that failed can be begun anew; else throws what they failed with. */
+  async beginAgain(error: unknown): Promise<void> {
     const reason = innermost(error);
     const again = reason.type === 'MirrorFailed' && (this.broken || this.assessment?.trouble === 'destination-unreachable' || CONNECTION_LOST.test(reason.message)) && ++this.restarts <= MOST_RESTARTS && Date.now() < this.deadlineAtMs;
     if (isCancellation(error) || !again) throw error;

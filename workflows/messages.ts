@@ -5,6 +5,7 @@ import type { DestinationWindow } from '../hypervisor/takeover';
 import type { SourceWindow } from '../hypervisor/handover';
 import type { Assessment, Verdict } from './convergence';
 import type { RemedyName } from './divergence';
+import type { GuestReport, HostFacts, RootReport, Slots } from './fleet';
 import type { MemoryAssessment } from './memory-convergence';
 import type { Phase } from './phases';
 import type { Steer } from './steer';
@@ -12,12 +13,17 @@ import type { Steer } from './steer';
 /** The task queue of all workflows. A host's activities are on a queue with the host's name. */
 export const CONTROL_QUEUE = 'vmferry-control';
 
+/** What Temporal calls the control workers together, where worker versioning is used. */
+export const DEPLOYMENT = 'vmferry';
+
 export const SEARCH_ATTRIBUTES = {
   guest: defineSearchAttributeKey('VmferryGuest', SearchAttributeType.KEYWORD),
   source: defineSearchAttributeKey('VmferrySource', SearchAttributeType.KEYWORD),
   destination: defineSearchAttributeKey('VmferryDestination', SearchAttributeType.KEYWORD),
   phase: defineSearchAttributeKey('VmferryPhase', SearchAttributeType.KEYWORD),
   verdict: defineSearchAttributeKey('VmferryVerdict', SearchAttributeType.KEYWORD),
+  /** The host that is emptied, on its evacuation and on each move that belongs to it. */
+  evacuation: defineSearchAttributeKey('VmferryEvacuation', SearchAttributeType.KEYWORD),
 } as const;
 
 const positive = z.number().positive();
@@ -74,6 +80,8 @@ export const migrateVmSchema = convergencePolicySchema.extend({
   /** What becomes of the source's images: `keep` puts them aside for `keepHours`, `wipe` deletes them. */
   sourceDisks: z.enum(['keep', 'wipe']).default('keep'),
   keepHours: positive.default(24),
+  /** How long it waits for a free slot at its hosts, in seconds. */
+  slotSeconds: positive.default(24 * 3600),
 });
 
 export type MigrateVmInput = z.input<typeof migrateVmSchema>;
@@ -119,19 +127,85 @@ export interface MigrationStatus {
   asks?: { choices: RemedyName[]; until: string };
   /** Put off until then, ISO 8601. */
   postponedUntil?: string;
+  /** Hosts that must say what became of the guest, and have not answered. */
+  waitsFor?: HostWait[];
 }
 
-/** What a host says of itself. */
+/** A host that is waited for. `confirmFenced` ends the wait, if that machine is off, or cut from disks and network. */
+export interface HostWait {
+  host: string;
+  /** What it has to say, or to do. */
+  why: string;
+  /** ISO 8601. */
+  since: string;
+}
+
+/** A person's word that a host runs no guest any more, and will run none before its copy was retired: it is off, or cut from disks and network. */
+export const fenceSchema = z.strictObject({ host: z.string().min(1), author: z.string().min(1), reason: z.string().min(1) });
+export type Fence = z.output<typeof fenceSchema>;
+
+/** The input of `repairGuest`. */
+export const repairGuestSchema = z.strictObject({
+  vm: z.string().min(1),
+  /** Says what would be done, and does nothing. */
+  dryRun: z.boolean().default(false),
+});
+export type RepairGuestInput = z.input<typeof repairGuestSchema>;
+
+export interface RepairResult {
+  vm: string;
+  /** `planned`: it was a dry run, and there is something to do. */
+  outcome: 'nothing to repair' | 'repaired' | 'planned';
+  /** The host whose copy is the guest; absent in a dry run that cannot know it before its first step. */
+  owner?: string;
+  /** How the guest is there in the end: QEMU's run state, or `stopped`. */
+  state?: string;
+  /** What of the guest was where, before anything was done. */
+  found: { host: string; copy: string }[];
+  /** What was done, or, in a dry run, what would be done first. */
+  done: { host: string; step: string; why: string }[];
+  /** What was left alone, and why. */
+  left: string[];
+  decisions: DecisionRecord[];
+}
+
+export interface RepairStatus {
+  vm: string;
+  found: RepairResult['found'];
+  done: RepairResult['done'];
+  decisions: DecisionRecord[];
+  waitsFor: HostWait[];
+}
+
+/** What a host says of itself. The facts come with the first report of an agent, and now and then. */
 export interface HostReport {
   name: string;
   address: string;
-  guests: { name: string; state: string }[];
+  guests: GuestReport[];
+  totalMemoryBytes: number;
   freeMemoryBytes: number;
+  roots: RootReport[];
+  facts?: HostFacts;
+}
+
+/** A slot of a host, and room on it, for one move. It ends with the workflow that took it. */
+export interface Reservation {
+  workflowId: string;
+  runId: string;
+  guest: string;
+  direction: 'outgoing' | 'incoming';
+  memoryBytes: number;
+  disks: { root: string; bytes: number }[];
 }
 
 export interface HostState extends HostReport {
   /** When it was last heard of, ISO 8601. */
   reportedAt: string;
+  reservations: Reservation[];
+  /** Gets nothing new. */
+  cordoned?: { by: string; reason: string; at: string };
+  /** Set by an operator, in place of what its configuration gives. */
+  slots?: Slots;
 }
 
 /** What an agent tells a migration under way: only what has changed for good. */
@@ -144,8 +218,20 @@ export const statusQuery = defineQuery<MigrationStatus>('status');
 export const newsSignal = defineSignal<[News]>('news');
 /** Resolves when the steer was accepted; rejects with the reason why it makes no sense now. */
 export const steerUpdate = defineUpdate<DecisionRecord, [Steer]>('steer');
+/** Resolves when the host was counted as dead; rejects with the reason if it answers, or if nothing waits for it. */
+export const confirmFencedUpdate = defineUpdate<DecisionRecord, [Fence]>('confirmFenced');
+export const repairStatusQuery = defineQuery<RepairStatus>('repair');
 export const reportSignal = defineSignal<[HostReport]>('report');
+/** Rejects with `NoSlot`, `MigrationRefused` or `HostUnreachable` if the host cannot give it now. */
+export const reserveUpdate = defineUpdate<void, [Reservation]>('reserve');
+export const releaseUpdate = defineUpdate<void, [{ workflowId: string; runId: string }]>('release');
+/** Without `cordon` the host is uncordoned. */
+export const cordonUpdate = defineUpdate<void, [{ cordon?: { by: string; reason: string } }]>('cordon');
+/** Without `slots` those of its configuration apply again. */
+export const setSlotsUpdate = defineUpdate<void, [{ slots?: Partial<Slots> }]>('setSlots');
 export const hostQuery = defineQuery<HostState | undefined>('host');
 
 export const migrationWorkflowId = (vm: string) => `migrate/${vm}`;
+export const repairWorkflowId = (vm: string) => `repair/${vm}`;
+export const leftoverWorkflowId = ({ guest, attempt }: { guest: string; attempt: string }, host: string) => `leftover/${guest}/${attempt}/${host}`;
 export const hostWorkflowId = (host: string) => `host/${host}`;

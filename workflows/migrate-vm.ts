@@ -1,15 +1,17 @@
-import { ActivityFailure, ApplicationFailure, allHandlersFinished, CancellationScope, CancelledFailure, condition, log, ParentClosePolicy, setCurrentDetails, setHandler, sleep, startChild, TimeoutFailure, upsertSearchAttributes, workflowInfo } from '@temporalio/workflow';
+import { ActivityFailure, ApplicationFailure, allHandlersFinished, CancellationScope, CancelledFailure, condition, log, patched, setCurrentDetails, setHandler, sleep, TimeoutFailure, upsertSearchAttributes, workflowInfo } from '@temporalio/workflow';
 import type { MigrationRef } from '../activities/context';
 import type { HandOverPlan, HandOverResult } from '../hypervisor/handover';
 import type { MirrorTarget } from '../hypervisor/mirrors';
 import type { GuestPlan } from '../hypervisor/preflight';
 import type { Exports } from '../hypervisor/storage-daemon';
-import { control, destinationHost, sourceHost } from './activities';
+import { control, controlPatiently, destinationHost, sourceHost } from './activities';
 import { ConvergenceLoop } from './convergence-loop';
 import { currentDetails } from './details';
-import { finishCleanup } from './finish-cleanup';
+import { Fences } from './fences';
+import { leaveForLater, type UndoneThere } from './finish-cleanup';
+import { parseInput } from './input';
 import { ignoredSettings, qemuMemorySettings } from './memory-settings';
-import { migrateVmSchema, type MigrateVmInput, type MigrationRequest, type MigrationResult, type MigrationStatus, SEARCH_ATTRIBUTES, statusQuery } from './messages';
+import { leftoverWorkflowId, migrateVmSchema, type MigrateVmInput, type MigrationRequest, type MigrationResult, type MigrationStatus, SEARCH_ATTRIBUTES, statusQuery } from './messages';
 import type { Phase } from './phases';
 import { Postponed, type Steering } from './steering';
 import { switchOver, type Switchover } from './switch-over';
@@ -22,14 +24,19 @@ const LONGEST_BACKOFF_MS = 30_000;
  * the source and nothing at the destination; after it the guest belongs to whom `decideOwner` says.
  */
 export async function migrateVm(raw: MigrateVmInput): Promise<MigrationResult> {
-  const { vm, to } = parseInput(raw);
+  const { vm, to } = parseInput(migrateVmSchema, raw, 'MigrationRefused');
   const startedAt = Date.now();
   const status: MigrationStatus = { vm, to, phase: 'preflight', memoryTry: 0, warnings: [], decisions: [] };
   setHandler(statusQuery, () => status);
   const steering: Steering = {};
+  const fences = new Fences(vm, status.decisions, (waits) => {
+    if (waits.length > 0) status.waitsFor = waits;
+    else delete status.waitsFor;
+    setCurrentDetails(currentDetails(status));
+  });
   for (let round = 0; ; round++) {
     try {
-      const result = await new Round(raw, status, steering, startedAt, round).run();
+      const result = await new Round(raw, status, steering, fences, startedAt, round).run();
       // A cancel that came too late changes nothing any more, also not what is said of it.
       await CancellationScope.nonCancellable(() => condition(allHandlersFinished));
       return result;
@@ -51,9 +58,10 @@ class Round {
   private source!: ReturnType<typeof sourceHost>;
   private destination!: ReturnType<typeof destinationHost>;
   private loop!: ConvergenceLoop;
+  private reserved = false;
 
-  constructor(private readonly raw: MigrateVmInput, private readonly status: MigrationStatus, private readonly steering: Steering, private readonly startedAt: number, private readonly round: number) {
-    this.request = parseInput(raw);
+  constructor(private readonly raw: MigrateVmInput, private readonly status: MigrationStatus, private readonly steering: Steering, private readonly fences: Fences, private readonly startedAt: number, private readonly round: number) {
+    this.request = parseInput(migrateVmSchema, raw, 'MigrationRefused');
   }
 
   async run(): Promise<MigrationResult> {
@@ -75,6 +83,7 @@ class Round {
       return await CancellationScope.nonCancellable(async () => {
         this.enter('cleanup');
         await Promise.all([this.atLast({ at: 'destination', do: 'settleDestination' }), this.atLast({ at: 'source', do: 'retireSource', sourceDisks: this.request.sourceDisks, keepHours: this.request.keepHours })]);
+        if (this.reserved) await this.release().catch((error: unknown) => log.warn('the slots are released later', { error: String(error) }));
         setCurrentDetails(`**${vm}** runs on **${to}**`);
         return this.result(left, arrived);
       });
@@ -91,7 +100,7 @@ class Round {
     const there = here.plan ? await reachable(ref.to, this.destination.look.inspectDestination({ ...ref, plan: here.plan })) : { blockers: [], warnings: [] };
     const blockers = [...here.blockers, ...there.blockers];
     if (blockers.length > 0 || !here.plan) throw refused(ref.guest, ref.to, blockers);
-    this.request = parseInput({ ...here.plan.defaults, ...this.raw });
+    this.request = parseInput(migrateVmSchema, { ...here.plan.defaults, ...this.raw }, 'MigrationRefused');
     this.status.warnings = [...here.warnings, ...there.warnings, ...ignoredSettings(qemuMemorySettings(this.request), here.plan.memoryFeatures)];
     this.status.warnings.forEach((warning) => log.warn(warning));
     return here.plan;
@@ -100,30 +109,59 @@ class Round {
   /** Every step that changes something, its undo registered before it: a step that timed out may have taken effect. */
   private async move(): Promise<Switchover & { where: 'destination' }> {
     const { ref, plan, destination, undos } = this;
+    if (patched('reserve')) await this.reserve();
     this.enter('prepare');
     undos.push(() => this.atLast({ at: 'destination', do: 'discardDestination' }));
     await destination.step.prepareDestination({ ...ref, plan });
 
     this.enter('export');
-    undos.push(() => destination.undo.stopExports(ref));
+    undos.push(async () => {
+      if (!this.fences.has(ref.to)) await destination.undo.stopExports(ref);
+    });
     const targets = mirrorTargets(plan, await destination.step.exportDisks({ ...ref, plan }));
 
     undos.push(async () => {
       // In this order (R5): a copy that was handed over is the source's again only when its destination is destroyed.
-      const { destroyed } = await destination.undo.destroyIncoming(ref).catch(() => ({ destroyed: false }));
-      await this.atLast({ at: 'source', do: 'removeMirrors', destinationDestroyed: destroyed });
+      const { destroyed } = this.fences.has(ref.to) ? { destroyed: true } : await destination.undo.destroyIncoming(ref).catch(() => ({ destroyed: false }));
+      await this.atLast({ at: 'source', do: 'removeMirrors', destinationDestroyed: destroyed, ...(this.fences.has(ref.to) && { instead: { host: ref.to, attempt: ref.attempt } }) });
     });
     return await this.moveUntilArrived(targets);
   }
 
+  /** Waits for a slot at both hosts, and room at the destination. */
+  private async reserve(): Promise<void> {
+    const { guest, from, to } = this.ref;
+    const { workflowId, runId } = workflowInfo();
+    this.enter('reserve');
+    this.undos.push(() => this.release());
+    const disks = this.plan.disks.map(({ path, allocatedBytes, blockDevice }) => ({ root: rootOf(path), bytes: blockDevice ? 0 : allocatedBytes }));
+    await controlPatiently(this.request.slotSeconds).reserve({ from, to, guest, workflowId, runId, memoryBytes: this.plan.definition.memory, disks });
+    this.reserved = true;
+  }
+
+  private async release(): Promise<void> {
+    const { workflowId, runId } = workflowInfo();
+    await control.release({ hosts: [this.ref.from, this.ref.to], workflowId, runId });
+  }
+
   /** Copies the disks and moves the memory, as often as it takes: a try that fails before `migrate-continue` costs no byte of disk. */
-  private async moveUntilArrived(targets: MirrorTarget[]): Promise<Switchover & { where: 'destination' }> {
-    const { ref, status, request, loop } = this;
+  private async moveUntilArrived(first: MirrorTarget[]): Promise<Switchover & { where: 'destination' }> {
+    const { ref, plan, status, request, loop } = this;
+    let targets = first;
     const memory = qemuMemorySettings(request);
     for (let mirrors: 'none' | 'lost' | 'ready' = 'none'; ; ) {
       if (mirrors !== 'ready') {
         this.enter('mirror');
-        await this.source.step.startMirrors({ ...ref, targets, copyMode: request.copyMode, anew: mirrors === 'lost' });
+        // A storage daemon that has ended is started again; its exports have other names then.
+        if (mirrors === 'lost' && patched('export-anew')) targets = mirrorTargets(plan, await this.destination.step.exportDisks({ ...ref, plan }));
+        try {
+          await this.source.step.startMirrors({ ...ref, targets, copyMode: request.copyMode, anew: mirrors === 'lost' });
+        } catch (error) {
+          if (!patched('mirrors-again')) throw error;
+          await loop.beginAgain(error);
+          mirrors = 'lost';
+          continue;
+        }
         // Not before: QEMU 10 zeroes an NBD target first, with the guest stopped while the cap lets the zeros through (measured: 11.8 s).
         if (loop.bandwidthBytesPerSecond !== undefined) await this.destination.step.setBandwidth({ ...ref, bytesPerSecond: loop.bandwidthBytesPerSecond });
       }
@@ -147,7 +185,7 @@ class Round {
         memoryDeadlineMs: request.memoryDeadlineSeconds * 1000,
         memoryStallMs: request.stallSeconds * 1000,
       };
-      const switched = await loop.duringMemory(() => switchOver(this.source, this.destination, ref, handOver));
+      const switched = await loop.duringMemory(() => switchOver(this.source, this.destination, ref, handOver, this.fences));
       if (switched.where === 'destination') return switched;
       const { because, message, mirrorsReady } = switched.left;
       if (because === 'cancelled') throw this.steering.ending ?? new CancelledFailure('cancelled');
@@ -165,9 +203,13 @@ class Round {
   }
 
   /** A step of the cleanup; if its host is away, it is done when the host returns, by a workflow of its own. */
-  private async atLast(leftover: { at: 'source'; do: 'removeMirrors'; destinationDestroyed: boolean } | { at: 'source'; do: 'retireSource'; sourceDisks: 'keep' | 'wipe'; keepHours: number } | { at: 'destination'; do: 'discardDestination' | 'settleDestination' }): Promise<void> {
-    const { ref } = this;
+  private async atLast(leftover: Exclude<UndoneThere, { do: 'retireFenced' }>): Promise<void> {
+    const { ref, fences } = this;
     const all = { ...ref, ...leftover };
+    // What has arrived there is not the guest any more; and what has not may be all that is left of one whose source is fenced.
+    if (leftover.do === 'discardDestination' && fences.has(ref.to)) return await this.later({ at: 'destination', do: 'retireFenced' });
+    if (leftover.do === 'discardDestination' && fences.has(ref.from)) return void this.status.warnings.push(`what had been copied to ${ref.to} is kept there: "vmferry repair ${ref.guest}" discards it when ${ref.from} is back`);
+    if (fences.has(leftover.at === 'source' ? ref.from : ref.to)) return await this.later(leftover);
     try {
       switch (all.do) {
         case 'removeMirrors':
@@ -179,10 +221,15 @@ class Round {
       }
     } catch (error) {
       if (!(error instanceof ActivityFailure && error.cause instanceof TimeoutFailure)) throw error;
-      const host = leftover.at === 'source' ? ref.from : ref.to;
-      this.status.warnings.push(`host ${host} is away: ${leftover.do} of guest ${ref.guest} is done when it returns (workflow leftover/${ref.guest}/${ref.attempt}/${host})`);
-      await startChild(finishCleanup, { args: [{ ref, ...leftover }], workflowId: `leftover/${ref.guest}/${ref.attempt}/${host}`, parentClosePolicy: ParentClosePolicy.ABANDON, staticSummary: `${leftover.do} on ${host}` });
+      await this.later(leftover);
     }
+  }
+
+  private async later(leftover: UndoneThere): Promise<void> {
+    const { ref } = this;
+    const host = leftover.at === 'source' ? ref.from : ref.to;
+    this.status.warnings.push(`host ${host} is away: ${leftover.do} of guest ${ref.guest} is done when it returns (workflow ${leftoverWorkflowId(ref, host)}; vmferry leftovers lists it)`);
+    await leaveForLater({ ref, ...leftover });
   }
 
   private result(left: HandOverResult | undefined, arrived: (Switchover & { where: 'destination' })['arrived']): MigrationResult {
@@ -232,19 +279,15 @@ async function waitUntil(untilMs: number, status: MigrationStatus, steering: Ste
   if (steering.ending) throw steering.ending;
 }
 
-function parseInput(raw: unknown): MigrationRequest {
-  const parsed = migrateVmSchema.safeParse(raw);
-  if (parsed.success) return parsed.data;
-  const given = (path: PropertyKey[]) => path.reduce<unknown>((at, key) => (at as Record<PropertyKey, unknown> | undefined)?.[key], raw);
-  throw ApplicationFailure.nonRetryable(parsed.error.issues.map(({ path, message }) => `${path.join('.') || 'input'}: ${message} (got ${JSON.stringify(given(path)) ?? 'nothing'})`).join('; '), 'MigrationRefused');
-}
+/** The root of a portable path. */
+export const rootOf = (path: string): string => /^\$\{([^}]+)\}/.exec(path)![1]!;
 
-function refused(vm: string, to: string, blockers: string[]): ApplicationFailure {
+export function refused(vm: string, to: string, blockers: string[]): ApplicationFailure {
   return ApplicationFailure.create({ type: 'MigrationRefused', nonRetryable: true, message: `guest ${vm} cannot move to ${to}; nothing was changed:\n- ${blockers.join('\n- ')}`, details: [{ blockers }] });
 }
 
 /** A host whose agent takes no task is unreachable; that is said instead of "activity timed out". */
-async function reachable<T>(host: string, look: Promise<T>): Promise<T> {
+export async function reachable<T>(host: string, look: Promise<T>): Promise<T> {
   try {
     return await look;
   } catch (error) {
@@ -255,6 +298,6 @@ async function reachable<T>(host: string, look: Promise<T>): Promise<T> {
   }
 }
 
-function mirrorTargets(plan: GuestPlan, exports: Exports): MirrorTarget[] {
+export function mirrorTargets(plan: GuestPlan, exports: Exports): MirrorTarget[] {
   return plan.disks.map(({ id, device, sizeBytes }) => ({ id, device, sizeBytes, host: exports.host, port: exports.port, exportName: exports.names[id]! }));
 }

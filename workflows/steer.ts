@@ -48,6 +48,7 @@ export interface SteerSituation {
 /** What each phase has that can be steered. */
 const STEERABLE: Record<Phase, 'not-yet' | 'disks' | 'memory' | 'too-late'> = {
   preflight: 'not-yet',
+  reserve: 'not-yet',
   prepare: 'not-yet',
   export: 'not-yet',
   mirror: 'disks',

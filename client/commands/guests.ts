@@ -9,7 +9,8 @@ import type { MigrationClient } from '../migration-client';
 import { print, printJson, say, table } from '../output';
 import { durationOption } from '../quantities';
 import { withClient } from '../session';
-import { SILENT_AFTER_MS, silentForMs } from './hosts';
+import { silentForMs } from './hosts';
+import { SILENT_AFTER_MS } from '../../workflows/fleet';
 
 /** A command on a host ends within 5 minutes; the rest is for ending QEMU itself. */
 const LONGEST_GRACE_MS = 4 * 60_000;

@@ -1,12 +1,10 @@
 import type { Command } from 'commander';
 import { formatBytes } from '../../hypervisor/size';
+import { SILENT_AFTER_MS } from '../../workflows/fleet';
 import type { HostState } from '../../workflows/messages';
 import { print, printJson, say, table } from '../output';
 import { formatDuration } from '../quantities';
 import { withClient } from '../session';
-
-/** An agent reports every 30 s: after this long something is wrong with it, or it was stopped. */
-export const SILENT_AFTER_MS = 75_000;
 
 export const silentForMs = ({ reportedAt }: HostState): number => Math.max(0, Date.now() - Date.parse(reportedAt));
 

@@ -1,6 +1,6 @@
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { appendFileSync, rmSync, statfsSync } from 'node:fs';
+import { appendFileSync, readdirSync, rmSync, statfsSync } from 'node:fs';
 import { createConnection, type Socket } from 'node:net';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
@@ -31,6 +31,8 @@ export interface Fault {
   ours?: true;
   /** The guest may be lost with the QEMU that is killed; then one copy of its disks must be startable. */
   mayLoseGuest?: true;
+  /** A guest that is lost is started by its owner's agent. */
+  autostarts?: true;
   /** The guest may have been stopped by QEMU, as its disk was full. */
   mayStopGuest?: true;
   /** There is no workflow any more that could undo anything. */
@@ -158,15 +160,18 @@ async function greeted(path: string): Promise<Socket | undefined> {
   return undefined;
 }
 
-/** Everything of one host ends at once, as in a power cut; its agent comes back with the host. */
+/** Everything of one host ends at once, as in a power cut, and /run is empty; its agent comes back with the host, with autostart on. */
 const reboot = (at: 'source' | 'destination'): Fault => ({
   name: `reboot the ${at} host`,
   mayLoseGuest: true,
+  autostarts: true,
   apply: async ({ stage, ...hosts }) => {
     const host = hosts[at];
     const restart = await stage.end(host, 'SIGKILL');
     const pids = [...guardProcesses(stage.hostFolder(host)).map((one) => Number.parseInt(one, 10)), stage.pidOf(host, 'qemu'), stage.pidOf(host, 'storage')];
     await Promise.all(pids.filter((pid) => pid !== undefined).map(killed));
+    for (const entry of readdirSync(stage.config(host).runDir)) rmSync(join(stage.config(host).runDir, entry), { recursive: true, force: true });
+    rmSync(join(stage.config(host).stateDir, 'boot-id'), { force: true });
     return restart;
   },
 });

@@ -70,10 +70,12 @@ async function goOn(stage: Stage): Promise<HostName | undefined> {
 }
 
 /** Looks at both hosts: exactly one copy, where the outcome says it is, and one that is startable. */
-export async function judgeOwner(stage: Stage, ends: { source: HostName; destination: HostName }, outcome: Outcome | 'terminated', { mayLoseGuest = false, mayStopGuest = false }: { mayLoseGuest?: boolean; mayStopGuest?: boolean } = {}): Promise<Found> {
+export async function judgeOwner(stage: Stage, ends: { source: HostName; destination: HostName }, outcome: Outcome | 'terminated', { mayLoseGuest = false, mayStopGuest = false, autostarts = false }: { mayLoseGuest?: boolean; mayStopGuest?: boolean; autostarts?: boolean } = {}): Promise<Found> {
   const problems: string[] = [];
   // A terminated migration says nothing: what its agents had begun comes to its end by itself.
   if (outcome === 'terminated') await soon(async () => guardProcesses(stage.hostFolder(ends.source)).length === 0 && (await running(stage)).length === 1 && startable(stage).length === 1, 40_000);
+  // Its agent comes back with the host, and starts it if, and only if, that host owns it (R10).
+  if (autostarts) await soon(async () => (await running(stage)).length > 0, 20_000);
   const where = await running(stage);
   const owners = startable(stage);
   if (where.length > 1) problems.push(`TWO COPIES run: ${where.join(' and ')}`);

@@ -109,6 +109,10 @@ export class Stage {
     return processOfPidFile(this.runFile(host, `${what}.pid`))?.pid;
   }
 
+  pidOfProgram(program: Program): number {
+    return this.children.get(program)!.pid!;
+  }
+
   ownership(host: HostName): Ownership | undefined {
     return readJson(join(this.config(host).stateDir, 'guests', GUEST, 'ownership.json'));
   }
@@ -228,6 +232,7 @@ function definition() {
     machine: 'pc-q35-7.2',
     // Odd on purpose: QEMU 7.2 under TCG corrupts the memory of migrated guests whose RAM is a multiple of 256 KiB.
     memory: '131080K',
+    autostart: true,
     boot: { kernel: '${boot}/vmlinuz', initrd: '${boot}/initramfs.img', append: guestKernelArguments({ rate: '2M', memory: '8M', dirty: '1M', dirtyBase: true }) },
     disks: [0, 1].map((index) => ({ id: `drive-scsi-disk-${index}`, path: `\${images}/${GUEST}-${index}.raw`, format: 'raw', bus: 'virtio-scsi' })),
     arguments: ['-chardev', 'socket,id=serial0,path=${run}/serial.sock,server=on,wait=off', '-serial', 'chardev:serial0', '-qmp', 'unix:${run}/look.sock,server=on,wait=off'],

@@ -1,5 +1,7 @@
 import { execFileSync } from 'node:child_process';
 import { readFileSync } from 'node:fs';
+import { setTimeout as delay } from 'node:timers/promises';
+import type { DestinationAttempt } from '../../hypervisor/guest-store';
 import type { MigrateVmInput } from '../../workflows/messages';
 import type { TestGuest } from '../../demo/guest/test-guest';
 import { expectClean, expectRuns, expectWhole } from '../support/expect';
@@ -31,6 +33,12 @@ const signed = { author: 'the test', reason: 'to see what it does' };
 function slowLink(name: string, bytesPerSecond: number): void {
   tap.once('host-a', 'query-blockstats', () => lab.setBandwidth('host-b', name, bytesPerSecond));
 }
+
+/** Resets the connections to this port, again and again; as root. */
+async function cutConnections(port: number, forMs: number): Promise<void> {
+  for (const until = performance.now() + forMs; performance.now() < until; await delay(20)) execFileSync('ss', ['-K', '-tnH', 'state', 'connected', `( dport = :${port} or sport = :${port} )`]);
+}
+const nbdPort = (host: string, name: string) => (lab.agents.get(host)!.host.store.attempt(name) as DestinationAttempt).nbdPort!;
 
 const pidOf = (host: string, name: string, file: string) => Number.parseInt(readFileSync(lab.runFile(host, name, file), 'utf8'), 10);
 
@@ -80,13 +88,16 @@ test('auto: a guest at 30 MB/s on a link of 10 is made write-blocking, arrives w
   expect(await events('fast')).toBeLessThan(MOST_EVENTS);
 }, 180_000);
 
-test('auto: two writers at 60 % of the link, whose mirrors would hover for ever, arrive whole', async () => {
-  const guest = await lab.boot('host-a', 'hover', { rate: '15M' });
-  slowLink('hover', 50_000_000);
-  expect(await start('hover', { maxDowntimeMs: 500 })).toMatchObject({ outcome: 'completed' });
+test.each([
+  ['at 60 % of the link, whose mirrors would hover for ever,', 'hover', '15M'],
+  ['at 160 % of the link', 'heavy', '40M'],
+])('auto: two writers %s arrive whole', async (_how, name, rate) => {
+  const guest = await lab.boot('host-a', name, { rate });
+  slowLink(name, 50_000_000);
+  expect(await start(name, { maxDowntimeMs: 500 })).toMatchObject({ outcome: 'completed' });
   await expectWhole(guest);
-  await expectClean(lab, { 'host-b': ['hover'] });
-  expect(await events('hover')).toBeLessThan(MOST_EVENTS);
+  await expectClean(lab, { 'host-b': [name] });
+  expect(await events(name)).toBeLessThan(MOST_EVENTS);
 }, 180_000);
 
 test('ask: nothing is done to the guest until somebody steers; who and why is on record', async () => {
@@ -179,6 +190,42 @@ test('a destination that never goes on ends the migration; its connections are c
   await expectClean(lab, { 'host-a': ['dead'] });
   await lab.move('dead', 'host-b');
   await expectWhole(guest);
+}, 180_000);
+
+test('a destination that hangs before the first byte is copied ends the migration; nothing is left, and the guest did not notice', async () => {
+  const guest = await lab.boot('host-a', 'deaf', { rate: '500K' });
+  tap.once('host-a', 'blockdev-add', () => void process.kill(pidOf('host-b', 'deaf', 'storage.pid'), 'SIGSTOP'));
+  expect(await start('deaf').catch((error: unknown) => error)).toMatchObject({ type: 'MirrorFailed', message: expect.stringContaining("the destination's storage daemon has ended, or hangs, or the link is dead") });
+  await expectRuns(lab, 'host-a', 'deaf');
+  await expectWhole(guest);
+  await expectClean(lab, { 'host-a': ['deaf'] });
+}, 180_000);
+
+test('a link that is cut for 2 s while the disks are copied costs a stall: the mirrors go on, and nothing is copied twice', async () => {
+  const guest = await lab.boot('host-a', 'cut', { rate: '500K', disks: [{ sizeBytes: 48 * MIB }] });
+  slowLink('cut', 6_000_000);
+  const moved = start('cut', { maxDowntimeMs: 500 });
+  await statusWhen('cut', ({ phase }) => phase === 'converge');
+  await cutConnections(nbdPort('host-b', 'cut'), 2_000);
+  const result = await moved;
+  expect(tap.sent.filter(({ command }) => command === 'blockdev-mirror')).toHaveLength(1);
+  expect(tap.sent.some(({ command }) => command === 'job-resume')).toBe(true);
+  expect(result.decisions.some(({ what }) => what === 'copies anew')).toBe(false);
+  await expectWhole(guest);
+  await expectClean(lab, { 'host-b': ['cut'] });
+}, 180_000);
+
+test('a storage daemon that dies is started again, and the copy begun anew: what it had taken is not counted on', async () => {
+  const guest = await lab.boot('host-a', 'daemon', { rate: '500K', disks: [{ sizeBytes: 32 * MIB }] });
+  slowLink('daemon', 6_000_000);
+  const moved = start('daemon', { maxDowntimeMs: 500 });
+  await statusWhen('daemon', ({ phase }) => phase === 'converge');
+  process.kill(pidOf('host-b', 'daemon', 'storage.pid'), 'SIGKILL');
+  const result = await moved;
+  expect(result.decisions).toEqual(expect.arrayContaining([expect.objectContaining({ by: 'policy', what: 'copies anew', why: expect.stringContaining('no NBD server answers') })]));
+  expect(tap.sent.filter(({ command }) => command === 'blockdev-mirror')).toHaveLength(2);
+  await expectWhole(guest);
+  await expectClean(lab, { 'host-b': ['daemon'] });
 }, 180_000);
 
 test('a destination that hangs while memory is sent is given up, and a new one takes over from the same mirrors', async () => {

@@ -73,7 +73,8 @@ export class SimulatedPrograms implements Programs {
   async run(binary: string, args: string[]): Promise<string> {
     const [verb] = args;
     const program = basename(binary);
-    if (program.startsWith('qemu-system') && args[1] === 'help') return verb === '-machine' ? `Supported machines are:\n${MACHINES.map((name) => `${name} a machine`).join('\n')}\n` : `Available CPUs:\n${MODELS.map((name) => `x86 ${name}`).join('\n')}\n`;
+    if (program.startsWith('qemu-system') && verb === '--version') return 'QEMU emulator version 7.2.22 (simulated)\n';
+    if (program.startsWith('qemu-system') && args[1] === 'help') return verb === '-machine' ? `Supported machines are:\n${MACHINES.map((name) => `${name} a machine`).join('\n')}\n` : `Available CPUs:\n${MODELS.map((name) => `x86 ${name}  a model`).join('\n')}\n`;
     if (program === 'qemu-img' && verb === 'info') {
       const path = args.at(-1)!;
       return JSON.stringify({ 'virtual-size': this.host.world.images.virtualSize(path), filename: path, format: args[args.indexOf('-f') + 1] });

@@ -45,21 +45,24 @@ export class Lab {
   readonly configs = new Map<string, HostConfig>();
   readonly agents = new Map<string, RunningAgent>();
   readonly guests = new Map<string, TestGuest>();
-  control!: RunningWorker;
+  control?: RunningWorker;
   client!: MigrationClient;
 
-  private constructor(readonly folder: string, readonly server: TemporalServer, readonly logger: Logger) {}
+  private constructor(readonly folder: string, readonly server: Pick<TemporalServer, 'address' | 'stop'>, readonly logger: Logger) {}
 
-  /** `host-a` is on 127.0.0.1 and `host-b` on ::1, so that a move one way is IPv6, and the way back IPv4. */
-  static async open(addresses: Record<string, string> = { 'host-a': '127.0.0.1', 'host-b': '::1' }, base = process.env['VMFERRY_LAB'] ?? (existsSync('/dev/shm') ? '/dev/shm' : tmpdir())): Promise<Lab> {
+  /**
+   * `host-a` is on 127.0.0.1 and `host-b` on ::1, so that a move one way is IPv6, and the way back IPv4. With `temporal`, the address of a server,
+   * that one is used, and its control workers: the lab then starts and ends neither.
+   */
+  static async open(addresses: Record<string, string> = { 'host-a': '127.0.0.1', 'host-b': '::1' }, base = process.env['VMFERRY_LAB'] ?? (existsSync('/dev/shm') ? '/dev/shm' : tmpdir()), temporal?: string): Promise<Lab> {
     const folder = mkdtempSync(join(base, 'vmf-'));
     const logger = pino({ level: process.env['VMFERRY_LOG'] ?? 'debug' }, pino.destination({ dest: join(folder, 'lab.log'), sync: true }));
     if (!runtimeInstalled) installRuntime(logger);
     runtimeInstalled = true;
-    const server = await startTemporalServer({ port: await freePort(), uiPort: await freePort(), database: join(folder, 'temporal.db'), logFile: join(folder, 'temporal.log') });
+    const server = temporal ? { address: temporal, stop: async () => undefined } : await startTemporalServer({ port: await freePort(), uiPort: await freePort(), database: join(folder, 'temporal.db'), logFile: join(folder, 'temporal.log') });
     const lab = new Lab(folder, server, logger);
     try {
-      lab.control = await startControlWorker({ temporal: lab.temporal, logger, bundle: await bundleWorkflows() });
+      if (!temporal) lab.control = await startControlWorker({ temporal: lab.temporal, logger, bundle: await bundleWorkflows() });
       for (const [name, address] of Object.entries(addresses)) await lab.addHost(name, { address });
       lab.client = await MigrationClient.connect(lab.temporal);
       return lab;
@@ -170,9 +173,9 @@ export class Lab {
   }
 
   /** For test/replay: see scripts/record-histories.sh. */
-  private async record(name: string): Promise<void> {
+  async record(name: string, kind: 'migrate' | 'repair' = 'migrate'): Promise<void> {
     const folder = process.env['VMFERRY_RECORD'];
-    if (folder) execFileSync('sh', ['-c', `"$VMFERRY_TEMPORAL" workflow show --address ${this.server.address} --workflow-id migrate/${name} --output json > ${join(folder, `${name}.json`)}`]);
+    if (folder) execFileSync('sh', ['-c', `"$VMFERRY_TEMPORAL" workflow show --address ${this.server.address} --workflow-id ${kind}/${name} --output json > ${join(folder, `${kind === 'migrate' ? name : `${kind}-${name}`}.json`)}`]);
   }
 
   /** Attaches the guest's console on a host, and to each QEMU that comes after one that died there, until `over`; then to the one that stays. */

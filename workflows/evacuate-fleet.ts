@@ -1,0 +1,138 @@
+import { ApplicationFailure, allHandlersFinished, CancellationScope, ChildWorkflowCancellationType, ChildWorkflowFailure, condition, continueAsNew, setCurrentDetails, setHandler, sleep, startChild, workflowInfo } from '@temporalio/workflow';
+import { WorkflowExecutionAlreadyStartedError } from '@temporalio/common';
+import { control } from './activities';
+import { cell } from './details';
+import { evacuateHost } from './evacuate-host';
+import { type EvacuateFleetInput, evacuateFleetSchema, type EvacuationReport, evacuationWorkflowId, type FleetEvacuationStatus, fleetEvacuationQuery, pauseUpdate } from './evacuation';
+import type { HostCapacity } from './fleet';
+import { parseInput } from './input';
+import { SEARCH_ATTRIBUTES } from './messages';
+import { InvalidSelector, matches, parseSelector } from './selector';
+import { innermost } from './steering';
+
+/** How often the free capacity is looked at while it is too little to go on. */
+const LOOK = '1 minute';
+const LONGEST_SECONDS = 365 * 24 * 3600;
+
+/** What outlives `continueAsNew`. */
+interface Carried {
+  status: FleetEvacuationStatus;
+  windowEndsAtMs?: number;
+}
+
+/**
+ * Empties many hosts in waves: never more than `hostsAtOnce`, and never so many that the others have less than `minFreeMemory` of their memory free. Each host
+ * is an `evacuateHost` of its own. It may be paused, cancelled and started again at any time: hosts that are empty are done at once.
+ */
+export async function evacuateFleet(raw: EvacuateFleetInput, carried?: Carried): Promise<FleetEvacuationStatus> {
+  const input = parseInput(evacuateFleetSchema, raw, 'EvacuationRefused');
+  const status: FleetEvacuationStatus = carried?.status ?? { hosts: [], paused: false };
+  const windowEndsAtMs = carried?.windowEndsAtMs ?? (input.windowSeconds === undefined ? undefined : Date.now() + input.windowSeconds * 1000);
+  let cancelled = false;
+  const show = () => setCurrentDetails(details(status));
+  setHandler(fleetEvacuationQuery, () => status);
+  setHandler(pauseUpdate, ({ paused }) => {
+    status.paused = paused;
+    show();
+  });
+  void CancellationScope.current().cancelRequested.catch(() => {
+    cancelled = true;
+  });
+  if (!carried) status.hosts = chosen(input, await control.capacities()).map((host) => ({ host, state: 'waiting', moved: 0, stayed: 0 }));
+  const waiting = () => status.hosts.filter(({ state }) => state === 'waiting');
+  const leftSeconds = () => (windowEndsAtMs === undefined ? undefined : (windowEndsAtMs - Date.now()) / 1000);
+  const isOver = () => cancelled || (leftSeconds() ?? 1) <= 0;
+
+  while (waiting().length > 0 && !isOver()) {
+    show();
+    if (status.paused) {
+      const left = leftSeconds();
+      await CancellationScope.nonCancellable(() => condition(() => !status.paused || cancelled, (left ?? LONGEST_SECONDS) * 1000));
+      continue;
+    }
+    const wave = waiting().slice(0, input.hostsAtOnce);
+    const fleet = await control.capacities();
+    const why = whyTooFull(wave.map(({ host }) => host), fleet, input.minFreeMemory);
+    if (why && wave.length === 1) {
+      status.waitsFor = why;
+      show();
+      await sleep(LOOK, { summary: why }).catch(() => undefined);
+      continue;
+    }
+    delete status.waitsFor;
+    // A smaller wave may fit where a larger one does not.
+    const begun = why ? wave.slice(0, 1) : wave;
+    await Promise.all(begun.map((one) => empty(one, fleet.find(({ name }) => name === one.host)?.guests ?? [], begun.length)));
+    if (workflowInfo().continueAsNewSuggested && waiting().length > 0 && !isOver()) {
+      await condition(allHandlersFinished);
+      await continueAsNew<typeof evacuateFleet>(raw, { status, ...(windowEndsAtMs !== undefined && { windowEndsAtMs }) });
+    }
+  }
+  for (const one of waiting()) one.why = cancelled ? 'it was cancelled' : 'the window ended';
+  show();
+  await CancellationScope.nonCancellable(() => condition(allHandlersFinished));
+  return status;
+
+  async function empty(one: FleetEvacuationStatus['hosts'][number], guests: string[], together: number): Promise<void> {
+    const { destinations, approved, skip, stopped, limits, maxFailures, tries, atWindowEnd, atCancel, migration } = input;
+    const left = leftSeconds();
+    const { host } = one;
+    one.state = 'emptying';
+    show();
+    try {
+      const child = await startChild(evacuateHost, {
+        workflowId: evacuationWorkflowId(host),
+        cancellationType: ChildWorkflowCancellationType.WAIT_CANCELLATION_COMPLETED,
+        staticSummary: `empties ${host}`,
+        typedSearchAttributes: [{ key: SEARCH_ATTRIBUTES.source, value: host }, { key: SEARCH_ATTRIBUTES.evacuation, value: host }],
+        args: [{ host, destinations, approved: approved.filter((guest) => guests.includes(guest)), skip: skip.filter((guest) => guests.includes(guest)), stopped, maxFailures, tries, atWindowEnd, atCancel, migration, limits: { ...limits, fleet: Math.max(1, Math.floor(limits.fleet / together)) }, ...(left !== undefined && { windowSeconds: Math.max(1, left) }) }],
+      });
+      const report: EvacuationReport = await child.result();
+      one.state = 'done';
+      one.moved = report.moved.length;
+      one.stayed = report.stayed.length;
+      if (report.stopped ?? report.stayed[0]) one.why = report.stopped ?? `${report.stayed[0]!.guest}: ${report.stayed[0]!.reasons.join('; ')}`;
+    } catch (error) {
+      if (!(error instanceof WorkflowExecutionAlreadyStartedError || error instanceof ChildWorkflowFailure)) throw error;
+      one.state = 'failed';
+      one.why = error instanceof ChildWorkflowFailure ? innermost(error.cause).message : `it is being emptied already (${evacuationWorkflowId(host)})`;
+    }
+    show();
+  }
+}
+
+/** The hosts that are meant, in the order of their names. Throws `EvacuationRefused`. */
+function chosen({ hosts, selector }: ReturnType<typeof evacuateFleetSchema.parse>, fleet: HostCapacity[]): string[] {
+  const refuse = (message: string) => ApplicationFailure.nonRetryable(`${message}. Nothing was changed`, 'EvacuationRefused');
+  const unknown = hosts.filter((host) => !fleet.some(({ name }) => name === host));
+  if (unknown.length > 0) throw refuse(`hosts: there is no host ${unknown.map((host) => `"${host}"`).join(', ')} (known are: ${fleet.map(({ name }) => name).join(', ') || 'none'})`);
+  if (hosts.length > 0) return [...new Set(hosts)].sort();
+  try {
+    const wanted = parseSelector(selector);
+    const found = fleet.filter(({ labels }) => matches(wanted, labels)).map(({ name }) => name);
+    if (found.length === 0) throw refuse(`selector: "${selector}" matches no host (labels are: ${[...new Set(fleet.flatMap(({ labels }) => Object.entries(labels).map(([key, value]) => `${key}=${value}`)))].sort().slice(0, 20).join(', ') || 'none'})`);
+    return found;
+  } catch (error) {
+    if (error instanceof InvalidSelector) throw refuse(error.message);
+    throw error;
+  }
+}
+
+/** Why these hosts cannot be emptied now without the others becoming too full; undefined if they can. */
+export function whyTooFull(wave: string[], fleet: HostCapacity[], minFreeMemory: number): string | undefined {
+  const takers = fleet.filter(({ name, reachable, cordoned }) => reachable && !cordoned && !wave.includes(name));
+  const total = takers.reduce((sum, { totalMemoryBytes }) => sum + totalMemoryBytes, 0);
+  const free = takers.reduce((sum, { freeMemoryBytes }) => sum + freeMemoryBytes, 0);
+  const coming = fleet.filter(({ name }) => wave.includes(name)).reduce((sum, { guestMemoryBytes }) => sum + guestMemoryBytes, 0);
+  const share = total === 0 ? 0 : (free - coming) / total;
+  return share >= minFreeMemory ? undefined : `the hosts that take guests would have ${Math.round(share * 100)} % of their memory free, less than ${Math.round(minFreeMemory * 100)} % (minFreeMemory)`;
+}
+
+function details({ hosts, paused, waitsFor }: FleetEvacuationStatus): string {
+  const count = (state: string) => hosts.filter((one) => one.state === state).length;
+  return [
+    `${count('done')} of ${hosts.length} hosts done, ${count('emptying')} under way${count('failed') > 0 ? `, ${count('failed')} failed` : ''}${paused ? ', **paused**' : ''}`,
+    ...(waitsFor ? [`**Waits**: ${waitsFor}`] : []),
+    ['| host | | moved | stay | why |', '|---|---|---|---|---|', ...hosts.map(({ host, state, moved, stayed, why = '' }) => `| ${host} | ${state} | ${moved} | ${stayed} | ${cell(why)} |`)].join('\n'),
+  ].join('\n\n');
+}

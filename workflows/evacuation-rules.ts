@@ -1,0 +1,29 @@
+import { megabytes, seconds } from './convergence';
+import type { evacuateHostSchema, MovePlan, PlannedMove } from './evacuation';
+
+/** What a link carries that nobody has limited: 10 Gbit/s. An estimate that is too short refuses nothing that could be done. */
+const FASTEST_BYTES_PER_SECOND = 1.25e9;
+/** What every move takes beside its copy: 4.3 s in all were measured for an idle guest (docs/performance.md). */
+const OVERHEAD_MS = 4_000;
+
+/** The least time that a move needs, in milliseconds. */
+export function leastMs({ memoryBytes, diskBytes, cold }: Pick<PlannedMove, 'memoryBytes' | 'diskBytes' | 'cold'>, bytesPerSecond = FASTEST_BYTES_PER_SECOND): number {
+  return OVERHEAD_MS + (((cold ? 0 : memoryBytes) + diskBytes) * 1000) / bytesPerSecond;
+}
+
+/** Why a host cannot be evacuated at all, every reason; undefined if it can. Pure. */
+export function refuseEvacuation(input: ReturnType<typeof evacuateHostSchema.parse>, { hosts, home, moves, stays }: MovePlan): string[] | undefined {
+  if (!home) return [`there is no host "${input.host}" (known are: ${hosts.join(', ') || 'none; start an agent'})`];
+  if (!home.reachable) return [`host ${input.host} is unreachable: start its agent`];
+  const reasons: string[] = [];
+  const unknown = [...input.skip, ...input.approved].filter((guest) => !home.guests.some(({ name }) => name === guest));
+  if (unknown.length > 0) reasons.push(`there is no guest ${unknown.map((guest) => `"${guest}"`).join(', ')} on ${input.host} (here are: ${home.guests.map(({ name }) => name).join(', ') || 'none'})`);
+  if (moves.length === 0 && stays.length > 0 && input.mode !== 'plan') reasons.push(...stays.map((stay) => `guest ${stay.guest} would stay: ${stay.reasons.join('; ')}`));
+  if (input.windowSeconds !== undefined && moves.length > 0) {
+    const rate = input.migration.bandwidthBytesPerSecond;
+    const [smallest] = [...moves].sort((a, b) => leastMs(a, rate) - leastMs(b, rate));
+    const needs = leastMs(smallest!, rate);
+    if (needs > input.windowSeconds * 1000) reasons.push(`windowSeconds: the window of ${seconds(input.windowSeconds * 1000)} is shorter than even the smallest guest needs: ${smallest!.guest} (${megabytes(smallest!.memoryBytes + smallest!.diskBytes)}) takes ${seconds(needs)} at least`);
+  }
+  return reasons.length > 0 ? reasons : undefined;
+}
