@@ -43,6 +43,16 @@ async function mirrored(stage: Stage): Promise<void> {
   await stage.until('source', 'BLOCK_JOB_READY');
 }
 
+/** The same with a job that an error ends. */
+async function mirroredToTheEnd(stage: Stage): Promise<void> {
+  await stage.start('source');
+  await stage.export();
+  await stage.say('source', 'cont');
+  await stage.say('source', 'blockdev-add', nbd(stage));
+  await stage.say('source', 'blockdev-mirror', mirror);
+  await stage.until('source', 'BLOCK_JOB_READY');
+}
+
 async function atPreSwitchover(stage: Stage, port: number): Promise<void> {
   await stage.start('destination');
   await listenForMigration(stage.qmp('destination'), '127.0.0.1', port);
@@ -125,7 +135,7 @@ sameOnBoth('a mirror to ready, writes after that with an offset that lags, a gra
 });
 
 sameOnBoth('a mirror whose target is gone is well until its next write, then ends with an error', async (stage) => {
-  await mirrored(stage);
+  await mirroredToTheEnd(stage);
   await stage.killDaemon();
   await stage.quiet('source', 50);
   await look(stage);
@@ -136,7 +146,7 @@ sameOnBoth('a mirror whose target is gone is well until its next write, then end
 });
 
 sameOnBoth('a mirror whose connection was yanked ends with its next write, and one that stops at errors never goes on after that', async (stage) => {
-  await mirrored(stage);
+  await mirroredToTheEnd(stage);
   await stage.qmp('source').executeOob('yank', { instances: [{ type: 'block-node', 'node-name': node }] });
   await stage.quiet('source', 50);
   await look(stage);
