@@ -12,7 +12,6 @@ import { resolvePath } from './host-config';
 import { imageInfo, missingFolders } from './images';
 import { emulatorPath } from './launch';
 import { OURS } from './mirrors';
-import { run } from './processes';
 import { formatBytes } from './size';
 
 /** One disk of a guest that is to move. */
@@ -136,10 +135,10 @@ export async function inspectDestination(host: Host, plan: GuestPlan, attempt: s
   if (host.process(guest) && !leftover && !behind) blockers.push(`a QEMU of guest "${guest}" runs on ${host.name} already`);
   await collect(blockers, async () => {
     const emulator = emulatorPath(host, definition.emulator);
-    const machines = await run(emulator, ['-machine', 'help']);
+    const machines = await host.programs.run(emulator, ['-machine', 'help']);
     if (!machines.split('\n').some((line) => line.split(/\s/)[0] === definition.machine)) blockers.push(`${emulator} on ${host.name} has no machine type ${definition.machine}: it is older than the source's, upgrade QEMU there`);
     const model = definition.cpu.model.split(',')[0]!;
-    const models = await run(emulator, ['-cpu', 'help']);
+    const models = await host.programs.run(emulator, ['-cpu', 'help']);
     if (!models.split(/\s+/).some((word) => word.replace(/-x86_64-cpu$/, '') === model)) blockers.push(`${emulator} on ${host.name} has no CPU model ${model}`);
   });
   const free = host.freeMemory(guest);

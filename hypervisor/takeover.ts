@@ -9,7 +9,6 @@ import { ensureQemu, killQemu, qemuLastWords } from './launch';
 import type { LeaseServer } from './lease';
 import { listenForMigration } from './migration';
 import { isAddressInUse, noFreePort, portsInOrder } from './ports';
-import { isAlive, processExit } from './processes';
 import { releaseImages, storageDaemonProcess } from './storage-daemon';
 
 /** Moments at the destination, in milliseconds since the epoch by that host's clock. */
@@ -83,7 +82,7 @@ export async function takeOver(host: Host, lease: LeaseServer | undefined, guest
   const release = lease?.hold(attempt, {
     ended: qmp.closed,
     probe: async () => {
-      if (daemon && !isAlive(daemon)) throw new Error(`the storage daemon of guest ${guest} on ${host.name} has ended`);
+      if (daemon && !host.programs.isAlive(daemon)) throw new Error(`the storage daemon of guest ${guest} on ${host.name} has ended`);
       await qmp.execute('query-status', undefined, { timeoutMs: 60_000, signal });
     },
     arm: async (run) => {
@@ -109,7 +108,7 @@ export async function takeOver(host: Host, lease: LeaseServer | undefined, guest
 /** A process that has closed its monitor may need a moment to be gone. */
 async function stillRuns(host: Host, guest: string): Promise<boolean> {
   const process = host.process(guest);
-  return process !== undefined && !(await processExit(process, AbortSignal.timeout(500)).then(() => true, () => false));
+  return process !== undefined && !(await host.programs.exit(process, AbortSignal.timeout(500)).then(() => true, () => false));
 }
 
 async function whenComplete(host: Host, guest: string, attempt: string, qmp: QmpConnection, signal: AbortSignal): Promise<TakeOverResult> {
