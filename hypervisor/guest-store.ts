@@ -1,4 +1,4 @@
-import { existsSync, readdirSync, readFileSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { stringify } from 'yaml';
 import { definitionSchema, parseYamlWith, type Definition } from './definition';
@@ -90,8 +90,16 @@ export class GuestStore {
 
   definition(guest: string): Definition | undefined {
     const path = this.path(guest, 'definition.yaml');
-    return existsSync(path) ? parseYamlWith(definitionSchema, readFileSync(path, 'utf8'), path) : undefined;
+    const stat = statSync(path, { throwIfNoEntry: false });
+    if (!stat) return undefined;
+    const known = this.definitions.get(path);
+    // Each write makes another file: it is read, and checked, once.
+    if (known?.inode === stat.ino && known.mtimeMs === stat.mtimeMs) return known.definition;
+    const definition = parseYamlWith(definitionSchema, readFileSync(path, 'utf8'), path);
+    this.definitions.set(path, { inode: stat.ino, mtimeMs: stat.mtimeMs, definition });
+    return definition;
   }
+  private readonly definitions = new Map<string, { inode: number; mtimeMs: number; definition: Definition }>();
 
   async setDefinition(definition: Definition): Promise<void> {
     await writeDurably(this.path(definition.name, 'definition.yaml'), stringify(definition));

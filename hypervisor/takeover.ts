@@ -1,5 +1,6 @@
+import { setTimeout as delay } from 'node:timers/promises';
 import type { QmpConnection } from '../qmp/connection';
-import { QmpDisconnected } from '../qmp/errors';
+import { QmpCommandFailed, QmpDisconnected } from '../qmp/errors';
 import { eventTimeMs, type QmpEventQueue } from '../qmp/event-queue';
 import { activateImages } from './activate';
 import { stopGuard } from './guard';
@@ -28,6 +29,8 @@ export interface TakeOverResult {
 export class DestinationDied extends Error {
   override readonly name = 'DestinationDied';
 }
+
+const LOCKS_MS = 5_000;
 
 /** Starts a QEMU that waits for the guest's memory, or finds it, and gives the port where it listens. */
 export async function openIncoming(host: Host, guest: string, attempt: string, capabilities: Record<string, boolean> = {}): Promise<number> {
@@ -153,8 +156,20 @@ async function runMarked(host: Host, guest: string, attempt: string, qmp: QmpCon
     await activateImages(qmp, host.runFile(guest, 'activate.sock'));
     return { guest: 'paused' };
   }
-  if (!running) await qmp.execute('cont');
+  if (!running) await letRun(qmp);
   return { guest: 'running' };
+}
+
+/** A storage daemon that was killed may hold its locks for a moment longer than its process is seen: `cont` then fails, and is repeated. */
+async function letRun(qmp: QmpConnection): Promise<void> {
+  for (const end = performance.now() + LOCKS_MS; ; await delay(5)) {
+    try {
+      await qmp.execute('cont');
+      return;
+    } catch (error) {
+      if (!(error instanceof QmpCommandFailed && /Failed to get .* lock/.test(error.desc)) || performance.now() > end) throw error;
+    }
+  }
 }
 
 /** What this host knows of a guest that was on its way here, for the ownership table. One whose marker is written, and that is not running yet, is let run. */
