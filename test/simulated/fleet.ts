@@ -26,6 +26,8 @@ export interface FleetOptions extends HypervisorOptions {
   memoryBytes?: number;
   /** What each guest does, by its number over all; default: `QUIET`. */
   behaviour?: (guest: number) => GuestBehaviour;
+  /** Further fields of each host's configuration, by its number. */
+  config?: (host: number) => Record<string, unknown>;
   /** A Temporal server that runs already. Default: one of its own. */
   temporal?: string;
   /** Whether this process also runs the workflows. Default: yes. */
@@ -70,6 +72,11 @@ export class SimulatedFleet {
 
   get temporal() {
     return { address: this.options.temporal ?? this.server!.address, namespace: 'default' };
+  }
+
+  /** Of the Temporal server that this fleet started. */
+  get serverPid(): number | undefined {
+    return this.server?.pid;
   }
 
   hostName(index: number): string {
@@ -152,7 +159,7 @@ export class SimulatedFleet {
     mkdirSync(bin, { recursive: true });
     programs.forEach((path) => writeFileSync(path, ''));
     const address = `127.1.${1 + Math.floor(index / 250)}.${1 + (index % 250)}`;
-    return devHostConfig(this.folder, this.hostName(index), this.temporal.address, { address, memory: '1T', binaries: { qemu: [programs[0]], storageDaemon: programs[1], qemuImg: programs[2] } });
+    return devHostConfig(this.folder, this.hostName(index), this.temporal.address, { address, memory: '1T', binaries: { qemu: [programs[0]], storageDaemon: programs[1], qemuImg: programs[2] }, ...this.options.config?.(index) });
   }
 
   /** Writes the host's state as `defineGuest` would, and starts its QEMUs. */
