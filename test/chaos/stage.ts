@@ -118,7 +118,13 @@ export class Stage {
   }
 
   attempt(host: HostName): Attempt | undefined {
-    return readJson(join(this.config(host).stateDir, 'guests', GUEST, 'attempt.json'));
+    try {
+      return readJson(join(this.config(host).stateDir, 'guests', GUEST, 'attempt.json'));
+    } catch (error) {
+      // Its agent removes it at just this moment.
+      if ((error as NodeJS.ErrnoException).code === 'ENOENT') return undefined;
+      throw error;
+    }
   }
 
   hostFolder(host: HostName): string {
