@@ -1,7 +1,7 @@
 import { ApplicationFailure, allHandlersFinished, CancellationScope, CancelledFailure, ChildWorkflowCancellationType, ChildWorkflowFailure, condition, ParentClosePolicy, setCurrentDetails, setHandler, startChild, upsertSearchAttributes } from '@temporalio/workflow';
 import { WorkflowExecutionAlreadyStartedError } from '@temporalio/common';
 import { control } from './activities';
-import { approveUpdate, bringBackUpdate, changedLimits, type EvacuateHostInput, evacuateHostSchema, evacuationQuery, type EvacuationReport, type EvacuationStatus, type MovePlan, pauseUpdate, type PlannedMove, setLimitsUpdate, skipUpdate } from './evacuation';
+import { approveUpdate, bringBackUpdate, changedLimits, type EvacuateHostInput, evacuateHostSchema, type EvacuationLimits, evacuationQuery, type EvacuationReport, type EvacuationStatus, type MovePlan, pauseUpdate, type PlannedMove, setLimitsUpdate, skipUpdate } from './evacuation';
 import { evacuationDetails } from './evacuation-details';
 import { refuseEvacuation } from './evacuation-rules';
 import { parseInput } from './input';
@@ -121,7 +121,7 @@ class Evacuation {
     for (;;) {
       if (this.replan && !this.isOver) await this.plan();
       if (status.phase !== 'returning') status.phase = this.paused ? 'paused' : 'moving';
-      for (const move of mayStart(status.planned, status.moving, status.limits)) {
+      for (const move of mayStart(status.planned, status.moving, moveLimits(status.limits))) {
         if (this.paused || this.isOver) break;
         await this.start(move);
       }
@@ -303,6 +303,8 @@ class Evacuation {
     setCurrentDetails(evacuationDetails(this.status));
   }
 }
+
+const moveLimits = ({ fleet, perSource, perDestination }: EvacuationLimits) => ({ fleet, perSource: { default: perSource }, perDestination: { default: perDestination } });
 
 function coldFields({ migration: { sourceDisks, keepHours, bandwidthBytesPerSecond, slotSeconds } }: Input) {
   return { ...(sourceDisks && { sourceDisks }), ...(keepHours !== undefined && { keepHours }), ...(bandwidthBytesPerSecond !== undefined && { bandwidthBytesPerSecond }), ...(slotSeconds !== undefined && { slotSeconds }) };

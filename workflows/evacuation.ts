@@ -1,6 +1,7 @@
 import { defineQuery, defineUpdate } from '@temporalio/workflow';
 import { z } from 'zod';
 import { migrateVmSchema } from './messages';
+import type { PlannedMove, Stay } from './placement';
 
 const limit = z.int().min(1).max(10_000);
 const limitsSchema = z.strictObject({
@@ -58,23 +59,7 @@ export const evacuateFleetSchema = howSchema
   .refine(({ hosts, selector }) => (hosts.length > 0) !== (selector !== ''), { path: ['hosts'], message: 'give either hosts or a selector, not both and not neither' });
 export type EvacuateFleetInput = z.input<typeof evacuateFleetSchema>;
 
-export interface PlannedMove {
-  guest: string;
-  from: string;
-  to: string;
-  /** It does not run: its definition and images are copied. */
-  cold: boolean;
-  memoryBytes: number;
-  diskBytes: number;
-  /** In words and numbers. */
-  why: string;
-}
-
-export interface Stay {
-  guest: string;
-  from: string;
-  reasons: string[];
-}
+export type { PlannedMove, Stay };
 
 /** Where the guests of a host would go. */
 export interface MovePlan {

@@ -83,7 +83,7 @@ test.each(sizes)('%d guests', async (guests) => {
 
     const moved = result.hosts.reduce((sum, one) => sum + one.moved, 0);
     const bytes = 2 * QUIET.disk.dataBytes + QUIET.memory.dataBytes;
-    const ideal = idealWallTimeMs(moving.map((guest, index) => ({ guest, from: guest.slice(0, 3), to: String(index % (hosts - rack)), memoryBytes: bytes, diskBytes: 0 })), LIMITS, LINK_BYTES_PER_SECOND * SPEED);
+    const ideal = idealWallTimeMs(moving.map((guest, index) => ({ guest, from: guest.slice(0, 3), to: String(index % (hosts - rack)), cold: false, memoryBytes: 0, diskBytes: bytes })), { fleet: LIMITS.fleet, perSource: { default: LIMITS.perSource }, perDestination: { default: LIMITS.perDestination } }, { perMove: LINK_BYTES_PER_SECOND * SPEED, perHost: LINK_BYTES_PER_SECOND * SPEED });
     const spans = await migrationSpans(fleet, moving);
     const events = await longestHistory(fleet, [`evacuation/rack-${guests}`, ...sources.map((host) => `evacuate/${host}`), ...moving.map((guest) => `migrate/${guest}`)]);
     say(
