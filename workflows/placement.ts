@@ -70,7 +70,7 @@ export function placeGuests(guests: { guest: GuestReport; from: string }[], host
           if (!best || isBetter(room, best, guest)) best = room;
         }
       }
-      best ??= makeRoom(guest, rooms, moves, reports, selector, avoid);
+      best ??= makeRoom(guest, rooms, moves, reports, selector, options.avoid ?? {});
     } catch (error) {
       if (!(error instanceof InvalidSelector)) throw error;
       stay([`its hostSelector cannot be read: ${error.message}`]);
@@ -171,7 +171,8 @@ function isBetter(a: Room, b: Room, guest: GuestReport): boolean {
 }
 
 /** A host where this guest fits once a guest that was planned to go there goes elsewhere; that one's plan is changed. */
-function makeRoom(guest: GuestReport, rooms: Room[], moves: PlannedMove[], reports: Map<string, GuestReport>, selector: ReturnType<typeof parseSelector>, avoid: string[]): Room | undefined {
+function makeRoom(guest: GuestReport, rooms: Room[], moves: PlannedMove[], reports: Map<string, GuestReport>, selector: ReturnType<typeof parseSelector>, avoided: Record<string, string[]>): Room | undefined {
+  const avoid = avoided[guest.name] ?? [];
   for (const room of rooms) {
     // Only a host that is too full can be made fit.
     if (whyNotThere(guest, { ...room, freeMemoryBytes: Infinity, freeBytes: Object.fromEntries(Object.keys(room.freeBytes).map((key) => [key, Infinity])), groups: {} }, selector, avoid)) continue;
@@ -179,7 +180,7 @@ function makeRoom(guest: GuestReport, rooms: Room[], moves: PlannedMove[], repor
       if (move.to !== room.host.name) continue;
       const other = reports.get(move.guest)!;
       take(room, other, -1);
-      const elsewhere = whyNotThere(guest, room, selector, avoid) === undefined ? rooms.find((one) => one !== room && whyNotThere(other, one, parseSelector(other.hostSelector), []) === undefined) : undefined;
+      const elsewhere = whyNotThere(guest, room, selector, avoid) === undefined ? rooms.find((one) => one !== room && whyNotThere(other, one, parseSelector(other.hostSelector), avoided[other.name] ?? []) === undefined) : undefined;
       if (elsewhere) {
         take(elsewhere, other, 1);
         move.to = elsewhere.host.name;
