@@ -135,3 +135,20 @@ export const situations: fc.Arbitrary<Situation> = fc.record({ hosts: fc.integer
       }));
     });
 });
+
+/** One host is emptied onto a few that are small, with labels, groups and failed tries: guests must often make room for one another. */
+export const crowded: fc.Arbitrary<Situation> = fc
+  .record({
+    guests: fc.array(fc.record({ memory: fc.integer({ min: 1, max: 8 }), disk: fc.integer({ min: 0, max: 10 }), hostSelector: fc.constantFrom('', 'rack=r1', 'rack!=r2'), antiAffinity: fc.subarray(GROUPS), avoid: fc.subarray(['host-1', 'host-2']) }), { minLength: 10, maxLength: 25 }),
+    hosts: fc.array(fc.record({ memory: fc.integer({ min: 0, max: 16 }), disk: fc.integer({ min: 0, max: 30 }), rack: fc.constantFrom('r1', 'r2', 'r3') }), { minLength: 2, maxLength: 6 }),
+  })
+  .map(({ guests, hosts }) => ({
+    hosts: [placementHost('host-0'), ...hosts.map(({ memory, disk, rack }, index) => placementHost(`host-${index + 1}`, { labels: { rack }, totalMemoryBytes: 16 * GIB, freeMemoryBytes: memory * GIB, roots: [{ name: 'images', fileSystem: 'fs', freeBytes: disk * GIB }] }))],
+    guests: guests.map(({ memory, disk, hostSelector, antiAffinity }, index) => ({ guest: guestReport(`guest-${index}`, { memoryBytes: memory * GIB, disks: [{ root: 'images', bytes: disk * GIB }], hostSelector, antiAffinity }), from: 'host-0' })),
+    sources: ['host-0'],
+    destinations: '',
+    approved: [],
+    avoid: Object.fromEntries(guests.map(({ avoid }, index) => [`guest-${index}`, avoid])),
+  }));
+
+export const anySituation = fc.oneof(situations, crowded);
