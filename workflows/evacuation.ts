@@ -104,7 +104,7 @@ export interface EvacuationStatus {
   moving: { guest: string; from: string; to: string; workflowId: string; since: string }[];
   moved: Moved[];
   stayed: Stay[];
-  /** Tries that failed, and why. */
+  /** Tries that failed, and why; `Busy`: it could not be tried, as somebody else moves it. */
   failures: { guest: string; to: string; type: string; why: string }[];
   limits: EvacuationLimits;
   /** ISO 8601. */
@@ -114,7 +114,7 @@ export interface EvacuationStatus {
 }
 
 export interface EvacuationReport extends EvacuationStatus {
-  /** `partly`: some guest stayed that was to go. */
+  /** `partly`: some guest stayed that nobody had asked to stay. */
   outcome: 'planned' | 'completed' | 'partly' | 'cancelled';
   totalMs: number;
 }
