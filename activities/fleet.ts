@@ -8,6 +8,12 @@ import { placeGuests, type PlacementOptions } from '../workflows/placement';
 import { cordonUpdate, type HostState, hostQuery, hostWorkflowId, migrationWorkflowId, repairWorkflowId, type Reservation, releaseUpdate, reserveUpdate } from '../workflows/messages';
 import { ERRORS } from './errors';
 
+/** A guest, and the host that it moves to. */
+export interface Destined {
+  guest: string;
+  to: string;
+}
+
 const LISTED_MS = 1_500;
 /** Of hosts, for a message. */
 const MOST_NAMES = 20;
@@ -40,16 +46,24 @@ export function fleetActivities(client: Client) {
     },
 
     /**
-     * Where the guests of a host would go, by what all hosts say now. Here and not in a workflow, since what all hosts say is too much for a payload:
-     * 10,000 guests are some MB. `ignore` are guests that are not to be placed.
+     * Where the guests of a host would go, by what all hosts say now, and which are still there. Here and not in a workflow, since what all hosts say is too
+     * much for a payload: 10,000 guests are some MB. `settled` are guests that are not to be placed any more, `moving` and `moved` those of this evacuation.
      */
-    async planMoves({ host, ignore, stopped, options }: { host: string; ignore: string[]; stopped: 'move' | 'leave'; options: PlacementOptions }): Promise<MovePlan> {
+    async planMoves({ host, settled, moving, moved, stopped, options }: { host: string; settled: string[]; moving: Destined[]; moved: Destined[]; stopped: 'move' | 'leave'; options: PlacementOptions }): Promise<MovePlan> {
       const fleet = (await knownHosts(client)).map((one) => placementHost(one, Date.now()));
       const home = fleet.find(({ name }) => name === host);
       const hosts = fleet.map(({ name }) => name).slice(0, MOST_NAMES);
       if (!home) return { hosts, moves: [], stays: [] };
-      const wanted = home.guests.filter(({ name, state }) => !ignore.includes(name) && !(stopped === 'leave' && state === 'stopped'));
-      return { hosts, home: { reachable: home.reachable, guests: home.guests.map(({ name, state }) => ({ name, state })) }, ...placeGuests(wanted.map((guest) => ({ guest, from: host })), fleet, options) };
+      const has = (at: string, guest: string) => fleet.find(({ name }) => name === at)?.guests.some(({ name, state }) => name === guest && !isElsewhere(state)) ?? false;
+      // What an agent said last before it ended is no longer true: a guest that was moved is not here, whatever its home says.
+      const left = home.guests.filter(({ name, state }) => {
+        const arrived = moved.findLast(({ guest }) => guest === name);
+        return !moving.some(({ guest }) => guest === name) && !(arrived && (state.startsWith('handed over') || has(arrived.to, name)));
+      });
+      const wanted = left.filter(({ name, state }) => !settled.includes(name) && !(stopped === 'leave' && state === 'stopped'));
+      // A guest that has not arrived yet counts for its group at its destination.
+      const then = fleet.map((one) => ({ ...one, guests: [...one.guests, ...home.guests.filter(({ name }) => moving.some(({ guest, to }) => guest === name && to === one.name) && !one.guests.some((guest) => guest.name === name))] }));
+      return { hosts, home: { reachable: home.reachable, guests: left.map(({ name, state }) => ({ name, state })) }, ...placeGuests(wanted.map((guest) => ({ guest, from: host })), then, options) };
     },
 
     /** Which host has each of these guests, by what hosts say now; a guest that is nowhere is left out. */
@@ -61,7 +75,7 @@ export function fleetActivities(client: Client) {
 
     /** What each host has, without its guests. */
     async capacities(): Promise<HostCapacity[]> {
-      return (await knownHosts(client)).map((host) => capacityOf(host, Date.now()));
+      return (await knownHosts(client)).map((host) => capacityOf(placementHost(host, Date.now())));
     },
 
     /**

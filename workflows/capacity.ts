@@ -46,8 +46,7 @@ export function placementHost(host: HostState, nowMs: number): PlacementHost {
   };
 }
 
-export function capacityOf(host: HostState, nowMs: number): HostCapacity {
-  const { name, labels, reachable, cordoned, totalMemoryBytes, freeMemoryBytes, guests } = placementHost(host, nowMs);
+export function capacityOf({ name, labels, reachable, cordoned, totalMemoryBytes, freeMemoryBytes, guests }: PlacementHost): HostCapacity {
   const guestMemoryBytes = guests.filter(({ state }) => state === 'running' || state === 'paused').reduce((sum, { memoryBytes }) => sum + memoryBytes, 0);
   return { name, labels, reachable, cordoned: cordoned !== undefined, totalMemoryBytes, freeMemoryBytes, guestMemoryBytes, guests: guests.map((guest) => guest.name) };
 }

@@ -50,19 +50,21 @@ export async function evacuateFleet(raw: EvacuateFleetInput, carried?: Carried):
       await CancellationScope.nonCancellable(() => condition(() => !status.paused || cancelled, (left ?? LONGEST_SECONDS) * 1000));
       continue;
     }
-    const wave = waiting().slice(0, input.hostsAtOnce);
     const fleet = await control.capacities();
-    const why = whyTooFull(wave.map(({ host }) => host), fleet, input.minFreeMemory);
-    if (why && wave.length === 1) {
+    const next = waiting().slice(0, input.hostsAtOnce);
+    // A smaller wave may fit where a larger one does not.
+    const waves = next.map((_, index) => next.slice(0, next.length - index));
+    const tooFull = (wave: typeof next) => whyTooFull(wave.map(({ host }) => host), fleet, input.minFreeMemory);
+    const wave = waves.find((one) => tooFull(one) === undefined);
+    if (!wave) {
+      const why = tooFull(next.slice(0, 1))!;
       status.waitsFor = why;
       show();
       await sleep(LOOK, { summary: why }).catch(() => undefined);
       continue;
     }
     delete status.waitsFor;
-    // A smaller wave may fit where a larger one does not.
-    const begun = why ? wave.slice(0, 1) : wave;
-    await Promise.all(begun.map((one) => empty(one, fleet.find(({ name }) => name === one.host)?.guests ?? [], begun.length)));
+    await Promise.all(wave.map((one) => empty(one, fleet.find(({ name }) => name === one.host)?.guests ?? [], wave.length)));
     if (workflowInfo().continueAsNewSuggested && waiting().length > 0 && !isOver()) {
       await condition(allHandlersFinished);
       await continueAsNew<typeof evacuateFleet>(raw, { status, ...(windowEndsAtMs !== undefined && { windowEndsAtMs }) });

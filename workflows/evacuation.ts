@@ -2,6 +2,7 @@ import { defineQuery, defineUpdate } from '@temporalio/workflow';
 import { z } from 'zod';
 import { migrateVmSchema } from './messages';
 import type { PlannedMove, Stay } from './placement';
+import { parseSelector } from './selector';
 
 const limit = z.int().min(1).max(10_000);
 const limitsSchema = z.strictObject({
@@ -12,12 +13,21 @@ const limitsSchema = z.strictObject({
 });
 export type EvacuationLimits = z.output<typeof limitsSchema>;
 
+/** A selector of labels. An error that is not said here, while the input is read, would fail a workflow task for ever. */
+const selectorText = z.string().superRefine((text, context) => {
+  try {
+    parseSelector(text);
+  } catch (error) {
+    context.addIssue({ code: 'custom', message: (error as Error).message });
+  }
+});
+
 /** How guests are moved off a host: what a host's and a fleet's evacuation have in common. */
 const howSchema = z.strictObject({
   /** `plan` only shows what it would do; `approve` shows it and waits for the update `approve`. */
   mode: z.enum(['move', 'plan', 'approve']).default('move'),
   /** A selector of labels that a destination must match; empty: any host. */
-  destinations: z.string().default(''),
+  destinations: selectorText.default(''),
   /** Guests with `migratable: ask` that may go all the same. */
   approved: z.array(z.string()).default([]),
   /** Guests that stay. */
@@ -50,7 +60,7 @@ export const evacuateFleetSchema = howSchema
   .omit({ mode: true, andReturn: true })
   .extend({
     hosts: z.array(z.string().min(1)).default([]),
-    selector: z.string().default(''),
+    selector: selectorText.default(''),
     /** Hosts that are emptied at the same time. */
     hostsAtOnce: limit.default(1),
     /** The share of the memory of all hosts that take guests which must be free before another host is cordoned, 0 to 1. */
@@ -65,7 +75,7 @@ export type { PlannedMove, Stay };
 export interface MovePlan {
   /** Names of known hosts, for a message; not all of them. */
   hosts: string[];
-  /** Absent if the host is not known. */
+  /** The guests that are still there. Absent if the host is not known. */
   home?: { reachable: boolean; guests: { name: string; state: string }[] };
   moves: PlannedMove[];
   stays: Stay[];
@@ -89,7 +99,7 @@ export interface EvacuationStatus {
   moving: { guest: string; from: string; to: string; workflowId: string; since: string }[];
   moved: Moved[];
   stayed: Stay[];
-  /** Tries that failed, and why. */
+  /** Tries that failed, and why; `Busy`: it could not be tried, as somebody else moves it. */
   failures: { guest: string; to: string; type: string; why: string }[];
   limits: EvacuationLimits;
   /** ISO 8601. */
@@ -99,7 +109,7 @@ export interface EvacuationStatus {
 }
 
 export interface EvacuationReport extends EvacuationStatus {
-  /** `partly`: some guest stayed that was to go. */
+  /** `partly`: some guest stayed that nobody had asked to stay. */
   outcome: 'planned' | 'completed' | 'partly' | 'cancelled';
   totalMs: number;
 }
