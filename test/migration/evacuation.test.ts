@@ -64,16 +64,19 @@ test('a host is emptied of guests that write, and of one that does not run, with
   const over = new AbortController();
   const followed = RUNNING.flatMap((name) => ['host-b', 'host-c'].map((host) => lab.follow(name, host, over.signal)));
   const evacuation = await evacuate({ host: 'host-a', limits: LIMITS, tries: 4, maxFailures: 10, migration: { sourceDisks: 'wipe', maxDowntimeMs: 3_000, bandwidthBytesPerSecond: 12_000_000, memory: { maxBandwidthBytesPerSecond: 1e9 } } });
-  const halfWay = await untilStatus(evacuation, ({ moved, moving }) => moved.length > 0 && moving.some(({ to }) => to === 'host-b'));
-  expect(halfWay.phase).toBe('moving');
+  const { moving } = await untilStatus(evacuation, ({ moved, moving }) => moved.length > 0 && moving.some(({ guest, to }) => to === 'host-b' && guest !== 'still'));
+  const { guest: onItsWay } = moving.find(({ to }) => to === 'host-b')!;
+  await lab.phase(onItsWay, 'converge');
   await lab.stopAgent('host-b');
-  await delay(1_500);
+  // It is needed now, and waited for.
+  await lab.phase(onItsWay, 'memory');
+  await delay(1_000);
   await lab.startAgent('host-b');
   const report = await evacuation.result();
   over.abort();
   await Promise.all(followed);
 
-  expect(report).toMatchObject({ outcome: 'completed', stayed: [], planned: [], moving: [] });
+  expect(report).toMatchObject({ outcome: 'completed', stayed: [], planned: [], moving: [], failures: [] });
   const where = Object.fromEntries(report.moved.map(({ guest, to }) => [guest, to]));
   expect(Object.keys(where).sort()).toEqual([...RUNNING, 'still']);
   expect(report.moved.filter(({ cold }) => cold).map(({ guest }) => guest)).toEqual(['still']);
