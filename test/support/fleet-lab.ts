@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { ApplicationFailure, Context } from '@temporalio/activity';
 import type { Client, Connection, WorkflowHandle } from '@temporalio/client';
-import { type NativeConnection, Worker } from '@temporalio/worker';
+import { type NativeConnection, Worker, type WorkflowBundleWithSourceMap } from '@temporalio/worker';
 import { pino } from 'pino';
 import type { MigrationRef } from '../../activities/context';
 import { connectClient, connectWorker } from '../../workers/connection';
@@ -41,10 +41,13 @@ export class FleetLab {
   most = { fleet: 0, perSource: 0, perDestination: 0 };
   /** Guests whose copy waits; `*`: all. */
   readonly held = new Set<string>();
+  /** Steps that wait, as in `steps`. */
+  readonly slow = new Set<string>();
   private readonly failing: { host: string; step: string; guest: string; type: string; times: number }[] = [];
   private readonly started: WorkflowHandle[] = [];
   private readonly workers: { worker: Worker; done: Promise<void> }[] = [];
   private control!: RunningWorker;
+  private bundle!: WorkflowBundleWithSourceMap;
   client!: Client;
   private connection!: Connection;
   private workerConnection!: NativeConnection;
@@ -59,7 +62,8 @@ export class FleetLab {
     const server = await startTemporalServer({ port: await freePort(), uiPort: await freePort(), logFile: join(folder, 'temporal.log') });
     const lab = new FleetLab(folder, server);
     const temporal = { address: server.address, namespace: 'default' };
-    lab.control = await startControlWorker({ temporal, logger, bundle: await bundleWorkflows() });
+    lab.bundle = await bundleWorkflows();
+    lab.control = await startControlWorker({ temporal, logger, bundle: lab.bundle });
     ({ client: lab.client, connection: lab.connection } = await connectClient(temporal));
     ({ connection: lab.workerConnection } = await connectWorker(temporal));
     for (const name of names) {
@@ -114,6 +118,13 @@ export class FleetLab {
     return handle;
   }
 
+  /** Rejects if a workflow would not do again what its history says that it did. Returns the history's length. */
+  async replay(handle: WorkflowHandle): Promise<number> {
+    const history = await handle.fetchHistory();
+    await Worker.runReplayHistory({ workflowBundle: this.bundle }, history, handle.workflowId);
+    return history.events!.length;
+  }
+
   async status(host: string): Promise<EvacuationStatus> {
     return await this.client.workflow.getHandle(evacuationWorkflowId(host)).query(evacuationQuery);
   }
@@ -139,6 +150,7 @@ export class FleetLab {
   /** Ends what a test left, and empties all hosts. */
   async reset(): Promise<void> {
     this.held.clear();
+    this.slow.clear();
     this.failing.length = 0;
     for (const handle of this.started.splice(0)) await handle.terminate('the test is over').catch(() => undefined);
     for (const guest of [...this.hosts.values()].flatMap(({ guests }) => [...guests.keys()])) await this.client.workflow.getHandle(`migrate/${guest}`).terminate('the test is over').catch(() => undefined);
@@ -248,6 +260,10 @@ export class FleetLab {
         what,
         async (ref: MigrationRef) => {
           this.steps.push(`${name} ${what} ${ref.guest}`);
+          while (this.slow.has(`${name} ${what} ${ref.guest}`)) {
+            Context.current().heartbeat();
+            await Context.current().sleep(50);
+          }
           const failing = this.failing.find((one) => one.host === name && one.step === what && (one.guest === ref.guest || one.guest === '*') && one.times-- > 0);
           if (failing) throw ApplicationFailure.nonRetryable(`${name}: ${what} of ${ref.guest} fails as the test said`, failing.type);
           return await work(ref);

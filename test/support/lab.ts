@@ -179,7 +179,7 @@ export class Lab {
   }
 
   /** Attaches the guest's console on a host, and to each QEMU that comes after one that died there, until `over`; then to the one that stays. */
-  private async follow(name: string, host: string, over: AbortSignal): Promise<void> {
+  async follow(name: string, host: string, over: AbortSignal): Promise<void> {
     const guest = this.guests.get(name);
     const path = this.runFile(host, name, 'serial.sock');
     const aborted = new Promise<void>((resolve) => over.addEventListener('abort', () => resolve()));
