@@ -1,7 +1,7 @@
 import { ApplicationFailure, allHandlersFinished, CancellationScope, CancelledFailure, ChildWorkflowCancellationType, ChildWorkflowFailure, condition, ParentClosePolicy, setCurrentDetails, setHandler, startChild, upsertSearchAttributes } from '@temporalio/workflow';
 import { WorkflowExecutionAlreadyStartedError } from '@temporalio/common';
 import { control } from './activities';
-import { approveUpdate, bringBackUpdate, changedLimits, type EvacuateHostInput, evacuateHostSchema, evacuationQuery, type EvacuationReport, type EvacuationStatus, pauseUpdate, type PlannedMove, setLimitsUpdate, skipUpdate } from './evacuation';
+import { approveUpdate, bringBackUpdate, changedLimits, type EvacuateHostInput, evacuateHostSchema, evacuationQuery, type EvacuationReport, type EvacuationStatus, pauseUpdate, type PlannedMove, setLimitsUpdate, skipUpdate, verdictUpdate } from './evacuation';
 import { evacuationDetails } from './evacuation-details';
 import { refuseEvacuation } from './evacuation-rules';
 import type { PlacementHost } from './fleet';
@@ -40,6 +40,7 @@ class Evacuation {
   /** Of the moves under way. */
   private readonly scopes = new Map<string, CancellationScope>();
   private readonly skipped: Set<string>;
+  private verdict?: 'accepted' | ApplicationFailure;
   private approved = false;
   private paused = false;
   private cancelled = false;
@@ -64,9 +65,14 @@ class Evacuation {
     const fleet = await control.fleet();
     this.plan(fleet);
     const refused = refuseEvacuation(input, fleet, status.planned, status.stayed);
-    if (refused) throw ApplicationFailure.nonRetryable(`host ${input.host} cannot be evacuated; nothing was changed:\n- ${refused.join('\n- ')}`, 'EvacuationRefused', { blockers: refused });
+    if (refused) {
+      this.verdict = ApplicationFailure.nonRetryable(`host ${input.host} cannot be evacuated; nothing was changed:\n- ${refused.join('\n- ')}`, 'EvacuationRefused', { blockers: refused });
+      await condition(allHandlersFinished);
+      throw this.verdict;
+    }
+    if (input.mode !== 'plan') await control.setCordon({ host: input.host, cordon: { by: 'evacuation', reason: `evacuate/${input.host}` } });
+    this.verdict = 'accepted';
     if (input.mode === 'plan') return await this.end('planned');
-    await control.setCordon({ host: input.host, cordon: { by: 'evacuation', reason: `evacuate/${input.host}` } });
     void CancellationScope.current().cancelRequested.catch(() => {
       this.cancelled = true;
     });
@@ -242,6 +248,11 @@ class Evacuation {
       if (this.isOver || status.phase === 'done') throw ApplicationFailure.nonRetryable(`the evacuation of ${status.host} is over: ${status.stopped ?? 'it was cancelled'}`, 'EvacuationRefused');
     };
     setHandler(evacuationQuery, () => status);
+    setHandler(verdictUpdate, async () => {
+      await condition(() => this.verdict !== undefined);
+      if (this.verdict instanceof ApplicationFailure) throw this.verdict;
+      return status;
+    });
     setHandler(approveUpdate, () => {
       this.approved = true;
     }, {
@@ -255,15 +266,14 @@ class Evacuation {
     }, { validator: (_signed) => notOver() });
     setHandler(setLimitsUpdate, ({ limits }) => {
       this.changes++;
-      return (status.limits = changedLimits(status.limits, limits));
+      const changed = changedLimits(status.limits, limits);
+      if ('limits' in changed) status.limits = changed.limits;
+      return status.limits;
     }, {
       validator: ({ limits }: { limits: Partial<EvacuationStatus['limits']> }) => {
         notOver();
-        try {
-          changedLimits(status.limits, limits);
-        } catch (error) {
-          throw ApplicationFailure.nonRetryable(`limits: ${(error as Error).message}`, 'EvacuationRefused');
-        }
+        const changed = changedLimits(status.limits, limits);
+        if ('wrong' in changed) throw ApplicationFailure.nonRetryable(changed.wrong, 'EvacuationRefused');
       },
     });
     setHandler(
