@@ -89,7 +89,7 @@ export async function evacuateFleet(raw: EvacuateFleetInput, carried?: Carried):
   return status;
 
   async function empty(one: FleetEvacuationStatus['hosts'][number], guests: string[], together: number): Promise<void> {
-    const { destinations, approved, skip, stopped, limits, maxFailures, tries, atWindowEnd, atCancel, migration } = input;
+    const { destinations, approved, skip, stopped, limits, maxFailures, tries, atWindowEnd, atCancel } = input;
     const left = leftSeconds();
     const { host } = one;
     one.state = 'emptying';
@@ -100,7 +100,7 @@ export async function evacuateFleet(raw: EvacuateFleetInput, carried?: Carried):
         cancellationType: ChildWorkflowCancellationType.WAIT_CANCELLATION_COMPLETED,
         staticSummary: `empties ${host}`,
         typedSearchAttributes: [{ key: SEARCH_ATTRIBUTES.source, value: host }, { key: SEARCH_ATTRIBUTES.evacuation, value: host }],
-        args: [{ host, destinations, approved: approved.filter((guest) => guests.includes(guest)), skip: skip.filter((guest) => guests.includes(guest)), stopped, maxFailures, tries, atWindowEnd, atCancel, migration, limits: { ...limits, fleet: Math.max(1, Math.floor(limits.fleet / together)) }, ...(left !== undefined && { windowSeconds: Math.max(1, left) }) }],
+        args: [{ host, destinations, approved: approved.filter((guest) => guests.includes(guest)), skip: skip.filter((guest) => guests.includes(guest)), stopped, maxFailures, tries, atWindowEnd, atCancel, ...(raw.migration && { migration: raw.migration }), limits: { ...limits, fleet: Math.max(1, Math.floor(limits.fleet / together)) }, ...(left !== undefined && { windowSeconds: Math.max(1, left) }) }],
       });
       const report: EvacuationReport = await child.result();
       one.state = 'done';

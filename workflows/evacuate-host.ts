@@ -1,7 +1,7 @@
 import { ApplicationFailure, allHandlersFinished, CancellationScope, CancelledFailure, ChildWorkflowCancellationType, ChildWorkflowFailure, condition, ParentClosePolicy, setCurrentDetails, setHandler, startChild, upsertSearchAttributes } from '@temporalio/workflow';
 import { WorkflowExecutionAlreadyStartedError } from '@temporalio/common';
 import { control } from './activities';
-import { approveUpdate, bringBackUpdate, changedLimits, type EvacuateHostInput, evacuateHostSchema, evacuationQuery, type EvacuationReport, type EvacuationStatus, pauseUpdate, type PlannedMove, setLimitsUpdate, skipUpdate, verdictUpdate } from './evacuation';
+import { approveUpdate, bringBackUpdate, changedLimits, type EvacuateHostInput, evacuateHostSchema, evacuationQuery, type EvacuationReport, type EvacuationRequest, type EvacuationStatus, pauseUpdate, type PlannedMove, setLimitsUpdate, skipUpdate, verdictUpdate } from './evacuation';
 import { evacuationDetails } from './evacuation-details';
 import { refuseEvacuation } from './evacuation-rules';
 import type { PlacementHost } from './fleet';
@@ -26,10 +26,8 @@ const DESTINATION_FAILED = ['MigrationRefused', 'HostUnreachable', 'DestinationD
  * says otherwise. A guest that fails stops nobody; `maxFailures` does. What moves when this is terminated goes on by itself.
  */
 export async function evacuateHost(raw: EvacuateHostInput): Promise<EvacuationReport> {
-  return await new Evacuation(parseInput(evacuateHostSchema, raw, 'EvacuationRefused')).run();
+  return await new Evacuation({ ...parseInput(evacuateHostSchema, raw, 'EvacuationRefused'), migration: raw.migration ?? {} }).run();
 }
-
-type Input = ReturnType<typeof evacuateHostSchema.parse>;
 
 class Evacuation {
   private readonly startedAtMs = Date.now();
@@ -40,6 +38,8 @@ class Evacuation {
   /** Of the moves under way. */
   private readonly scopes = new Map<string, CancellationScope>();
   private readonly skipped: Set<string>;
+  /** Guests that do not run and were asked to stay. */
+  private readonly left = new Set<string>();
   private verdict?: 'accepted' | ApplicationFailure;
   private approved = false;
   private paused = false;
@@ -51,7 +51,7 @@ class Evacuation {
   private busy = false;
   private changes = 0;
 
-  constructor(private readonly input: Input) {
+  constructor(private readonly input: EvacuationRequest) {
     const { host, limits, skip, windowSeconds } = input;
     this.skipped = new Set(skip);
     this.status = { host, phase: 'planning', planned: [], moving: [], moved: [], stayed: [], failures: [], limits, ...(windowSeconds !== undefined && { windowEndsAt: new Date(this.startedAtMs + windowSeconds * 1000).toISOString() }) };
@@ -92,7 +92,7 @@ class Evacuation {
         if (status.planned.length === 0) break;
       }
       if (input.andReturn && status.moved.length > 0 && !this.cancelled) await this.bringBack();
-      return await this.end(this.cancelled ? 'cancelled' : status.stayed.some(({ guest }) => !this.skipped.has(guest)) ? 'partly' : 'completed');
+      return await this.end(this.cancelled ? 'cancelled' : status.stayed.some(({ guest }) => !this.skipped.has(guest) && !this.left.has(guest)) ? 'partly' : 'completed');
     });
   }
 
@@ -106,6 +106,7 @@ class Evacuation {
     const wanted = candidates.filter(({ name, state }) => !this.skipped.has(name) && !(state === 'stopped' && input.stopped === 'leave') && (this.tries[name] ?? 0) < input.tries);
     const { moves, stays } = placeGuests(wanted.map((guest) => ({ guest, from: input.host })), fleet, { sources: [input.host], destinations: input.destinations, approved: input.approved, avoid: this.avoid });
     status.planned = moves;
+    if (input.stopped === 'leave') for (const { name, state } of candidates) if (state === 'stopped') this.left.add(name);
     const others = candidates.filter((one) => !wanted.includes(one)).map(({ name, state }) => ({ guest: name, from: input.host, reasons: [this.whyNot(name, state)] }));
     status.stayed = [...stays, ...others];
     this.replan = false;
@@ -304,6 +305,6 @@ class Evacuation {
   }
 }
 
-function coldFields({ migration: { sourceDisks, keepHours, bandwidthBytesPerSecond, slotSeconds } }: Input) {
+function coldFields({ migration: { sourceDisks, keepHours, bandwidthBytesPerSecond, slotSeconds } }: EvacuationRequest) {
   return { ...(sourceDisks && { sourceDisks }), ...(keepHours !== undefined && { keepHours }), ...(bandwidthBytesPerSecond !== undefined && { bandwidthBytesPerSecond }), ...(slotSeconds !== undefined && { slotSeconds }) };
 }

@@ -1,5 +1,5 @@
 import { megabytes, seconds } from './convergence';
-import type { evacuateHostSchema, PlannedMove, Stay } from './evacuation';
+import type { EvacuationRequest, PlannedMove, Stay } from './evacuation';
 import type { PlacementHost } from './fleet';
 import { InvalidSelector, matches, parseSelector } from './selector';
 
@@ -16,7 +16,7 @@ export function leastMs({ memoryBytes, diskBytes, cold }: Pick<PlannedMove, 'mem
 }
 
 /** Why a host cannot be evacuated at all, every reason; undefined if it can. Pure. */
-export function refuseEvacuation(input: ReturnType<typeof evacuateHostSchema.parse>, fleet: PlacementHost[], moves: PlannedMove[], stays: Stay[]): string[] | undefined {
+export function refuseEvacuation(input: EvacuationRequest, fleet: PlacementHost[], moves: PlannedMove[], stays: Stay[]): string[] | undefined {
   const home = fleet.find(({ name }) => name === input.host);
   if (!home) return [`there is no host "${input.host}" (known are: ${fleet.map(({ name }) => name).join(', ') || 'none; start an agent'})`];
   if (!home.reachable) return [`host ${input.host} is unreachable: start its agent`];

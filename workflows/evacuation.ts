@@ -43,6 +43,8 @@ const howSchema = z.strictObject({
 /** The input of `evacuateHost`: plain JSON. */
 export const evacuateHostSchema = howSchema.extend({ host: z.string().min(1) });
 export type EvacuateHostInput = z.input<typeof evacuateHostSchema>;
+/** With all defaults but those of `migration`: what is left out there is each source host's to say. */
+export type EvacuationRequest = Omit<z.output<typeof evacuateHostSchema>, 'migration'> & { migration: NonNullable<EvacuateHostInput['migration']> };
 
 /** The input of `evacuateFleet`: hosts by name, or by a selector of their labels. */
 export const evacuateFleetSchema = howSchema
