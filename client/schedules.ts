@@ -43,7 +43,7 @@ export interface ScheduleSummary {
 
 export interface ScheduleDetails extends ScheduleSummary {
   /** What becomes of a time that comes while the last evacuation is still under way. */
-  overlap: ScheduleOverlapPolicy;
+  overlap: string;
   catchUpSeconds: number;
   jitterSeconds: number;
   evacuation: EvacuateFleetInput;
@@ -181,7 +181,7 @@ function summary(name: string, { cron, timeZone, hosts, windowSeconds }: Memo, {
 function details({ scheduleId, spec, action, memo, state, info, policies }: ScheduleDescription): ScheduleDetails {
   return {
     ...summary(scheduleId, memo as unknown as Memo, state, info.nextActionTimes),
-    overlap: policies.overlap,
+    overlap: policies.overlap ?? ScheduleOverlapPolicy.SKIP,
     catchUpSeconds: policies.catchupWindow / 1000,
     jitterSeconds: Number(spec.jitter ?? 0) / 1000,
     evacuation: action.args?.[0] as EvacuateFleetInput,

@@ -83,6 +83,8 @@ export async function evacuateFleet(raw: EvacuateFleetInput, carried?: Carried):
       await continueAsNew<typeof evacuateFleet>(raw, { status, ...(windowEndsAtMs !== undefined && { windowEndsAtMs }) });
     }
   }
+  delete status.waitsFor;
+  if (cancelled) status.cancelled = true;
   for (const one of waiting()) one.why = cancelled ? 'it was cancelled' : 'the window ended';
   show();
   await CancellationScope.nonCancellable(() => condition(allHandlersFinished));

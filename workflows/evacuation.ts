@@ -116,6 +116,8 @@ export interface FleetEvacuationStatus {
   paused: boolean;
   /** Why no other host is begun now. */
   waitsFor?: string;
+  /** It was asked to end. */
+  cancelled?: true;
 }
 
 export interface Signed {
