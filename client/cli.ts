@@ -64,7 +64,8 @@ export function run(args: string[]): void {
   );
 }
 
-async function execute(args: string[]): Promise<ExitCode> {
+/** Runs a command line and gives its exit code. */
+export async function execute(args: string[]): Promise<ExitCode> {
   try {
     await buildProgram().parseAsync(args, { from: 'user' });
     return (process.exitCode as ExitCode | undefined) ?? EXIT.done;

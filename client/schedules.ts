@@ -1,4 +1,4 @@
-import { type Client, ScheduleAlreadyRunning, type ScheduleDescription, type ScheduleHandle, ScheduleNotFoundError, ScheduleOverlapPolicy, ServiceError } from '@temporalio/client';
+import { type Client, ScheduleAlreadyRunning, type ScheduleDescription, type ScheduleHandle, ScheduleNotFoundError, ScheduleOverlapPolicy } from '@temporalio/client';
 import { knownHosts } from '../activities/fleet';
 import type { evacuateFleet } from '../workflows/evacuate-fleet';
 import { type EvacuateFleetInput, evacuateFleetSchema, fleetWorkflowId, type Signed } from '../workflows/evacuation';
@@ -12,7 +12,6 @@ export const CATCH_UP_SECONDS = 600;
 /** What Temporal allows at least. */
 export const LEAST_CATCH_UP_SECONDS = 10;
 const NAME = /^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$/;
-const INVALID_ARGUMENT = 3;
 
 export interface ScheduleRequest {
   name: string;
@@ -105,9 +104,8 @@ export class Schedules {
       })
       .catch((error: unknown) => {
         if (error instanceof ScheduleAlreadyRunning) throw refused([`name: there is a schedule "${name}" already: "vmferry schedule delete ${name}" removes it`]);
-        // Temporal alone knows what it takes.
-        const cause = error instanceof ServiceError ? (error.cause as (Error & { code?: number; details?: string }) | undefined) : undefined;
-        if (cause?.code === INVALID_ARGUMENT) throw refused([`cron: "${cron}" cannot be used: ${cause.details ?? cause.message}. Give minute, hour, day of the month, month and day of the week, such as "0 2 * * SUN"`]);
+        // Temporal alone knows which expressions it takes; the SDK makes a TypeError of its refusal.
+        if (error instanceof TypeError) throw refused([`cron: "${cron}" cannot be used: ${error.message}. Give minute, hour, day of the month, month and day of the week, such as "0 2 * * SUN"`]);
         throw error;
       });
     const made = await handle.describe();
