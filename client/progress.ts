@@ -22,6 +22,19 @@ export function progressLine(view: MigrationView): string {
   return [`${view.vm} ${view.from ?? '?'} → ${view.to}: ${view.phase}${view.memoryTry > 1 ? ` (try ${view.memoryTry})` : ''}`, ...parts].join(' · ');
 }
 
+/** The same in a few words, for one of many. */
+export function shortProgress({ phase, disks = [], memory, verdict, asks }: MigrationView): string {
+  const sum = (of: (disk: (typeof disks)[number]) => number) => disks.reduce((all, disk) => all + of(disk), 0);
+  const length = sum(({ lengthBytes }) => Math.max(0, lengthBytes));
+  const parts = [
+    ...(disks.length > 0 && length > 0 ? [disks.every(({ ready }) => ready) ? 'disks ready' : `disks ${percent(length - sum(({ remainingBytes }) => Math.max(0, remainingBytes)), length)}`] : []),
+    ...(memory && memory.totalBytes > 0 ? [`memory ${percent(memory.totalBytes - memory.remainingBytes, memory.totalBytes)}`] : []),
+    ...(verdict && verdict.verdict !== 'converging' ? [verdict.verdict] : []),
+    ...(asks ? ['asks'] : []),
+  ];
+  return [phase, ...parts].join(', ');
+}
+
 /** `100 %` is for a disk that is ready, not for one that is nearly so; a guest that writes faster than the copy never shows less than `0 %`. */
 function percent(part: number, whole: number): string {
   return `${Math.min(99, Math.max(0, Math.floor((100 * part) / whole)))} %`;

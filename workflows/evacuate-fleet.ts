@@ -3,11 +3,11 @@ import { WorkflowExecutionAlreadyStartedError } from '@temporalio/common';
 import { control } from './activities';
 import { cell } from './details';
 import { evacuateHost } from './evacuate-host';
-import { type EvacuateFleetInput, evacuateFleetSchema, type EvacuationReport, evacuationWorkflowId, type FleetEvacuationStatus, fleetEvacuationQuery, pauseUpdate } from './evacuation';
+import { chosenHosts } from './evacuation-rules';
+import { type EvacuateFleetInput, evacuateFleetSchema, type EvacuationReport, evacuationWorkflowId, type FleetEvacuationStatus, fleetEvacuationQuery, fleetVerdictUpdate, pauseUpdate } from './evacuation';
 import type { HostCapacity } from './fleet';
 import { parseInput } from './input';
 import { SEARCH_ATTRIBUTES } from './messages';
-import { InvalidSelector, matches, parseSelector } from './selector';
 import { innermost } from './steering';
 
 /** How often the free capacity is looked at while it is too little to go on. */
@@ -29,8 +29,14 @@ export async function evacuateFleet(raw: EvacuateFleetInput, carried?: Carried):
   const status: FleetEvacuationStatus = carried?.status ?? { hosts: [], paused: false };
   const windowEndsAtMs = carried?.windowEndsAtMs ?? (input.windowSeconds === undefined ? undefined : Date.now() + input.windowSeconds * 1000);
   let cancelled = false;
+  let verdict: 'accepted' | ApplicationFailure | undefined = carried && 'accepted';
   const show = () => setCurrentDetails(details(status));
   setHandler(fleetEvacuationQuery, () => status);
+  setHandler(fleetVerdictUpdate, async () => {
+    await condition(() => verdict !== undefined);
+    if (verdict instanceof ApplicationFailure) throw verdict;
+    return status;
+  });
   setHandler(pauseUpdate, ({ paused }) => {
     status.paused = paused;
     show();
@@ -38,7 +44,16 @@ export async function evacuateFleet(raw: EvacuateFleetInput, carried?: Carried):
   void CancellationScope.current().cancelRequested.catch(() => {
     cancelled = true;
   });
-  if (!carried) status.hosts = chosen(input, await control.capacities()).map((host) => ({ host, state: 'waiting', moved: 0, stayed: 0 }));
+  if (!carried) {
+    const chosen = chosenHosts(input, await control.capacities());
+    if ('refused' in chosen) {
+      verdict = ApplicationFailure.nonRetryable(`${chosen.refused}. Nothing was changed`, 'EvacuationRefused', { blockers: [chosen.refused] });
+      await condition(allHandlersFinished);
+      throw verdict;
+    }
+    status.hosts = chosen.hosts.map((host) => ({ host, state: 'waiting', moved: 0, stayed: 0 }));
+    verdict = 'accepted';
+  }
   const waiting = () => status.hosts.filter(({ state }) => state === 'waiting');
   const leftSeconds = () => (windowEndsAtMs === undefined ? undefined : (windowEndsAtMs - Date.now()) / 1000);
   const isOver = () => cancelled || (leftSeconds() ?? 1) <= 0;
@@ -70,13 +85,15 @@ export async function evacuateFleet(raw: EvacuateFleetInput, carried?: Carried):
       await continueAsNew<typeof evacuateFleet>(raw, { status, ...(windowEndsAtMs !== undefined && { windowEndsAtMs }) });
     }
   }
+  delete status.waitsFor;
+  if (cancelled) status.cancelled = true;
   for (const one of waiting()) one.why = cancelled ? 'it was cancelled' : 'the window ended';
   show();
   await CancellationScope.nonCancellable(() => condition(allHandlersFinished));
   return status;
 
   async function empty(one: FleetEvacuationStatus['hosts'][number], guests: string[], together: number): Promise<void> {
-    const { destinations, approved, skip, stopped, limits, maxFailures, tries, atWindowEnd, atCancel, migration } = input;
+    const { destinations, approved, skip, stopped, limits, maxFailures, tries, atWindowEnd, atCancel } = input;
     const left = leftSeconds();
     const { host } = one;
     one.state = 'emptying';
@@ -87,7 +104,7 @@ export async function evacuateFleet(raw: EvacuateFleetInput, carried?: Carried):
         cancellationType: ChildWorkflowCancellationType.WAIT_CANCELLATION_COMPLETED,
         staticSummary: `empties ${host}`,
         typedSearchAttributes: [{ key: SEARCH_ATTRIBUTES.source, value: host }, { key: SEARCH_ATTRIBUTES.evacuation, value: host }],
-        args: [{ host, destinations, approved: approved.filter((guest) => guests.includes(guest)), skip: skip.filter((guest) => guests.includes(guest)), stopped, maxFailures, tries, atWindowEnd, atCancel, migration, limits: { ...limits, fleet: Math.max(1, Math.floor(limits.fleet / together)) }, ...(left !== undefined && { windowSeconds: Math.max(1, left) }) }],
+        args: [{ host, destinations, approved: approved.filter((guest) => guests.includes(guest)), skip: skip.filter((guest) => guests.includes(guest)), stopped, maxFailures, tries, atWindowEnd, atCancel, ...(raw.migration && { migration: raw.migration }), limits: { ...limits, fleet: Math.max(1, Math.floor(limits.fleet / together)) }, ...(left !== undefined && { windowSeconds: Math.max(1, left) }) }],
       });
       const report: EvacuationReport = await child.result();
       one.state = 'done';
@@ -100,23 +117,6 @@ export async function evacuateFleet(raw: EvacuateFleetInput, carried?: Carried):
       one.why = error instanceof ChildWorkflowFailure ? innermost(error.cause).message : `it is being emptied already (${evacuationWorkflowId(host)})`;
     }
     show();
-  }
-}
-
-/** The hosts that are meant, in the order of their names. Throws `EvacuationRefused`. */
-function chosen({ hosts, selector }: ReturnType<typeof evacuateFleetSchema.parse>, fleet: HostCapacity[]): string[] {
-  const refuse = (message: string) => ApplicationFailure.nonRetryable(`${message}. Nothing was changed`, 'EvacuationRefused');
-  const unknown = hosts.filter((host) => !fleet.some(({ name }) => name === host));
-  if (unknown.length > 0) throw refuse(`hosts: there is no host ${unknown.map((host) => `"${host}"`).join(', ')} (known are: ${fleet.map(({ name }) => name).join(', ') || 'none'})`);
-  if (hosts.length > 0) return [...new Set(hosts)].sort();
-  try {
-    const wanted = parseSelector(selector);
-    const found = fleet.filter(({ labels }) => matches(wanted, labels)).map(({ name }) => name);
-    if (found.length === 0) throw refuse(`selector: "${selector}" matches no host (labels are: ${[...new Set(fleet.flatMap(({ labels }) => Object.entries(labels).map(([key, value]) => `${key}=${value}`)))].sort().slice(0, 20).join(', ') || 'none'})`);
-    return found;
-  } catch (error) {
-    if (error instanceof InvalidSelector) throw refuse(error.message);
-    throw error;
   }
 }
 

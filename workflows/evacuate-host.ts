@@ -1,7 +1,7 @@
 import { ApplicationFailure, allHandlersFinished, CancellationScope, CancelledFailure, ChildWorkflowCancellationType, ChildWorkflowFailure, condition, ParentClosePolicy, setCurrentDetails, setHandler, startChild, upsertSearchAttributes } from '@temporalio/workflow';
 import { WorkflowExecutionAlreadyStartedError } from '@temporalio/common';
 import { control } from './activities';
-import { approveUpdate, bringBackUpdate, changedLimits, type EvacuateHostInput, evacuateHostSchema, type EvacuationLimits, evacuationQuery, type EvacuationReport, type EvacuationStatus, type MovePlan, pauseUpdate, type PlannedMove, setLimitsUpdate, skipUpdate } from './evacuation';
+import { approveUpdate, bringBackUpdate, changedLimits, type EvacuateHostInput, evacuateHostSchema, type EvacuationLimits, evacuationQuery, type EvacuationReport, type EvacuationRequest, type EvacuationStatus, type MovePlan, pauseUpdate, type PlannedMove, setLimitsUpdate, skipUpdate, verdictUpdate } from './evacuation';
 import { evacuationDetails } from './evacuation-details';
 import { refuseEvacuation } from './evacuation-rules';
 import { parseInput } from './input';
@@ -26,10 +26,8 @@ const REFUSED = ['MigrationRefused', 'HostUnreachable', 'NoSlot'];
  * says otherwise. A guest that fails stops nobody; `maxFailures` does. What moves when this is terminated goes on by itself.
  */
 export async function evacuateHost(raw: EvacuateHostInput): Promise<EvacuationReport> {
-  return await new Evacuation(parseInput(evacuateHostSchema, raw, 'EvacuationRefused')).run();
+  return await new Evacuation({ ...parseInput(evacuateHostSchema, raw, 'EvacuationRefused'), migration: raw.migration ?? {} }).run();
 }
-
-type Input = ReturnType<typeof evacuateHostSchema.parse>;
 
 class Evacuation {
   private readonly startedAtMs = Date.now();
@@ -43,6 +41,7 @@ class Evacuation {
   private readonly skipped: Map<string, string>;
   /** On the host, or on their way from it, when that was last looked at. */
   private home = new Set<string>();
+  private verdict?: 'accepted' | ApplicationFailure;
   private approved = false;
   private paused = false;
   private cancelled = false;
@@ -60,7 +59,7 @@ class Evacuation {
   /** Stopped guests that were asked to stay. */
   private readonly left = new Set<string>();
 
-  constructor(private readonly input: Input) {
+  constructor(private readonly input: EvacuationRequest) {
     const { host, limits, skip, windowSeconds } = input;
     this.skipped = new Map(skip.map((guest) => [guest, 'it was asked to stay']));
     this.status = { host, phase: 'planning', planned: [], moving: [], moved: [], stayed: [], failures: [], limits, ...(windowSeconds !== undefined && { windowEndsAt: new Date(this.startedAtMs + windowSeconds * 1000).toISOString() }) };
@@ -72,13 +71,19 @@ class Evacuation {
     upsertSearchAttributes([{ key: SEARCH_ATTRIBUTES.source, value: input.host }, { key: SEARCH_ATTRIBUTES.evacuation, value: input.host }]);
     this.show();
     const refused = refuseEvacuation(input, await this.plan());
-    if (refused) throw ApplicationFailure.nonRetryable(`host ${input.host} cannot be evacuated; nothing was changed:\n- ${refused.join('\n- ')}`, 'EvacuationRefused', { blockers: refused });
+    if (refused) {
+      this.verdict = ApplicationFailure.nonRetryable(`host ${input.host} cannot be evacuated; nothing was changed:\n- ${refused.join('\n- ')}`, 'EvacuationRefused', { blockers: refused });
+      await condition(allHandlersFinished);
+      throw this.verdict;
+    }
+    if (input.mode !== 'plan') await control.setCordon({ host: input.host, cordon: { by: 'evacuation', reason: `evacuate/${input.host}` } });
+    this.verdict = 'accepted';
     if (input.mode === 'plan') {
       status.phase = 'done';
       this.show();
+      await condition(allHandlersFinished);
       return { ...status, outcome: 'planned', totalMs: Date.now() - this.startedAtMs };
     }
-    await control.setCordon({ host: input.host, cordon: { by: 'evacuation', reason: `evacuate/${input.host}` } });
     void CancellationScope.current().cancelRequested.catch(() => {
       this.cancelled = true;
       this.changes++;
@@ -286,6 +291,11 @@ class Evacuation {
       if (this.isOver || status.phase === 'done') throw ApplicationFailure.nonRetryable(`the evacuation of ${status.host} is over: ${status.stopped ?? 'it was cancelled'}`, 'EvacuationRefused');
     };
     setHandler(evacuationQuery, () => status);
+    setHandler(verdictUpdate, async () => {
+      await condition(() => this.verdict !== undefined);
+      if (this.verdict instanceof ApplicationFailure) throw this.verdict;
+      return status;
+    });
     setHandler(approveUpdate, () => {
       this.approved = true;
     }, {
@@ -299,15 +309,14 @@ class Evacuation {
     }, { validator: (_signed) => notOver() });
     setHandler(setLimitsUpdate, ({ limits }) => {
       this.changes++;
-      return (status.limits = changedLimits(status.limits, limits));
+      const changed = changedLimits(status.limits, limits);
+      if ('limits' in changed) status.limits = changed.limits;
+      return status.limits;
     }, {
       validator: ({ limits }: { limits: Partial<EvacuationStatus['limits']> }) => {
         notOver();
-        try {
-          changedLimits(status.limits, limits);
-        } catch (error) {
-          throw ApplicationFailure.nonRetryable(`limits: ${(error as Error).message}`, 'EvacuationRefused');
-        }
+        const changed = changedLimits(status.limits, limits);
+        if ('wrong' in changed) throw ApplicationFailure.nonRetryable(changed.wrong, 'EvacuationRefused');
       },
     });
     setHandler(
@@ -341,6 +350,6 @@ class Evacuation {
 
 const moveLimits = ({ fleet, perSource, perDestination }: EvacuationLimits) => ({ fleet, perSource: { default: perSource }, perDestination: { default: perDestination } });
 
-function coldFields({ migration: { sourceDisks, keepHours, bandwidthBytesPerSecond, slotSeconds } }: Input) {
+function coldFields({ migration: { sourceDisks, keepHours, bandwidthBytesPerSecond, slotSeconds } }: EvacuationRequest) {
   return { ...(sourceDisks && { sourceDisks }), ...(keepHours !== undefined && { keepHours }), ...(bandwidthBytesPerSecond !== undefined && { bandwidthBytesPerSecond }), ...(slotSeconds !== undefined && { slotSeconds }) };
 }

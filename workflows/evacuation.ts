@@ -54,6 +54,8 @@ const howSchema = z.strictObject({
 /** The input of `evacuateHost`: plain JSON. */
 export const evacuateHostSchema = howSchema.extend({ host: z.string().min(1) });
 export type EvacuateHostInput = z.input<typeof evacuateHostSchema>;
+/** With all defaults but those of `migration`: what is left out there is each source host's to say. */
+export type EvacuationRequest = Omit<z.output<typeof evacuateHostSchema>, 'migration'> & { migration: NonNullable<EvacuateHostInput['migration']> };
 
 /** The input of `evacuateFleet`: hosts by name, or by a selector of their labels. */
 export const evacuateFleetSchema = howSchema
@@ -119,6 +121,8 @@ export interface FleetEvacuationStatus {
   paused: boolean;
   /** Why no other host is begun now. */
   waitsFor?: string;
+  /** It was asked to end. */
+  cancelled?: true;
 }
 
 export interface Signed {
@@ -126,6 +130,10 @@ export interface Signed {
   reason: string;
 }
 
+/** Resolves with the plan once the request is accepted and the host cordoned; rejects with `EvacuationRefused` and every reason if it cannot be done. */
+export const verdictUpdate = defineUpdate<EvacuationStatus, []>('verdict');
+/** The same of a fleet's evacuation: which hosts are meant. */
+export const fleetVerdictUpdate = defineUpdate<FleetEvacuationStatus, []>('verdict');
 export const evacuationQuery = defineQuery<EvacuationStatus>('evacuation');
 export const fleetEvacuationQuery = defineQuery<FleetEvacuationStatus>('fleetEvacuation');
 export const approveUpdate = defineUpdate<void, [Signed]>('approve');
@@ -135,8 +143,12 @@ export const skipUpdate = defineUpdate<void, [Signed & { guest: string }]>('skip
 export const bringBackUpdate = defineUpdate<void, [Signed]>('bringBack');
 
 export const evacuationWorkflowId = (host: string) => `evacuate/${host}`;
+/** Of an evacuation of many hosts, by the name that it was given. */
+export const fleetWorkflowId = (name: string) => `fleet/${name}`;
 
-/** Takes partial limits: the rest stay. Throws a `ZodError`'s words as text. */
-export function changedLimits(limits: EvacuationLimits, change: Partial<EvacuationLimits>): EvacuationLimits {
-  return limitsSchema.parse({ ...limits, ...change });
+/** The limits with some changed, or what is wrong with the change. */
+export function changedLimits(limits: EvacuationLimits, change: Partial<EvacuationLimits>): { limits: EvacuationLimits } | { wrong: string } {
+  const parsed = limitsSchema.safeParse({ ...limits, ...change });
+  if (parsed.success) return { limits: parsed.data };
+  return { wrong: parsed.error.issues.map(({ path, message }) => `${['limits', ...path].join('.')}: ${message} (got ${JSON.stringify((change as Record<PropertyKey, unknown>)[path[0] ?? ''] ?? change)})`).join('; ') };
 }

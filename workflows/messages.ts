@@ -87,6 +87,10 @@ export const migrateVmSchema = convergencePolicySchema.extend({
 export type MigrateVmInput = z.input<typeof migrateVmSchema>;
 export type MigrationRequest = z.output<typeof migrateVmSchema>;
 
+/** The input of `moveCold`: plain JSON. */
+export const moveColdSchema = migrateVmSchema.pick({ vm: true, to: true, sourceDisks: true, keepHours: true, bandwidthBytesPerSecond: true, slotSeconds: true });
+export type MoveColdInput = z.input<typeof moveColdSchema>;
+
 /** A decision about a migration, as people read it. */
 export interface DecisionRecord {
   /** ISO 8601. */
