@@ -102,7 +102,7 @@ describe('an evacuation', () => {
     expect(said.code).toBe(3);
     expect(lines(said)).toEqual([{ host: 'host-a', outcome: 'refused', error: { type: 'EvacuationRefused', message: expect.any(String), blockers: expect.arrayContaining([expect.stringContaining('there is no guest "nobody" on host-a'), expect.stringContaining('guest web would stay')]) } }]);
     expect(await stage.vmferry('evacuate', 'host-a', '--window', '1s')).toMatchObject({ code: 3, err: expect.stringContaining('windowSeconds: the window of 1.0 s is shorter than even the smallest guest needs') });
-    expect(await stage.vmferry('evacuate', 'host-c')).toMatchObject({ code: 3, err: expect.stringContaining('has no machine type pc-i440fx-2.1') });
+    expect(await stage.vmferry('evacuate', 'host-c')).toMatchObject({ code: 3, err: expect.stringContaining('no QEMU with machine pc-i440fx-2.1') });
     expect(await stage.vmferry('evacuate', '--selector', 'rack=r9')).toMatchObject({ code: 3, err: expect.stringContaining('selector: "rack=r9" matches no host (labels are: gpu=yes, rack=r1, rack=r2, rack=r3, rack=r4)') });
     expect((await stage.client.hosts()).every(({ cordoned }) => !cordoned)).toBe(true);
     await expect(stage.client.fleet.evacuate({ host: 'host-a', tries: 0, limits: { fleet: 0 } })).rejects.toMatchObject({ type: 'EvacuationRefused', details: { blockers: expect.anything() }, message: expect.stringMatching(/limits\.fleet: .*got 0[^]*tries: |tries: [^]*limits\.fleet: /) });
