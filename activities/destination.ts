@@ -1,5 +1,6 @@
 import { rm } from 'node:fs/promises';
 import { movingDisks } from '../hypervisor/definition';
+import { busyShare } from '../hypervisor/disk-busy';
 import { stopGuard } from '../hypervisor/guard';
 import type { DestinationAttempt } from '../hypervisor/guest-store';
 import { GuestStateError, type Host } from '../hypervisor/host';
@@ -139,6 +140,11 @@ export function destinationActivities(deps: HostDependencies) {
       });
     },
 
+    /** How busy the disks are that take the copy, 0 to 1; undefined where they are on none. */
+    async diskBusy(input: MigrationRef): Promise<number | undefined> {
+      return await runStep(deps, 'converge', input, async () => await busyShare(movingDisks(host.definition(input.guest)).map((disk) => host.path(input.guest, disk.path))));
+    },
+
     /** The guest lives here now: ends the storage daemon and forgets the attempt. */
     async settleDestination(input: MigrationRef): Promise<void> {
       await runStep(deps, 'cleanup', input, async () => {
@@ -161,7 +167,8 @@ export async function receiveGuest(deps: HostDependencies, guest: string, attemp
   return await switchovers.start(guest, `receive ${attempt}`, async ({ leave }) => await guarded(host, { config: host.config, guest, startedAt: new Date().toISOString(), role: 'destination', attempt }, () => takeOver(host, lease, guest, attempt, leave)).finally(() => announceSoon(deps)));
 }
 
-async function discard(host: Host, guest: string, record: DestinationAttempt): Promise<void> {
+/** Undo of `prepareDestination` for this record. Throws if the guest has arrived. */
+export async function discard(host: Host, guest: string, record: DestinationAttempt): Promise<void> {
   if (!(await destroyIncoming(host, guest, record.attempt))) throw new GuestStateError(`guest ${guest} runs on ${host.name} already, or did: its copy there is not thrown away`);
   await stopStorageDaemon(host, guest);
   const definition = host.store.definition(guest);

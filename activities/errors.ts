@@ -30,7 +30,7 @@ export const ERRORS = {
   PathRefused: { retried: false, advice: 'use a path inside one of the host\'s roots, or add a root to its configuration' },
   GuestCrashedAfterMove: { retried: false, advice: 'the guest arrived and its QEMU ended later: start it at the destination; its copy at the source is out of date' },
   PostCopyLost: { retried: false, advice: 'the guest was in both hosts, and one of them, or the link, failed: it starts again from its disks, on the host that the message names' },
-  OwnershipUnknown: { retried: false, advice: 'find out which host runs the guest before you start a copy' },
+  OwnershipUnknown: { retried: false, advice: 'start no copy by hand: "vmferry repair VM" looks at all hosts and says which copy is the guest, or why nobody can' },
 } as const satisfies Record<string, { retried: boolean; advice: string }>;
 
 export type ErrorType = keyof typeof ERRORS;

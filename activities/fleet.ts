@@ -1,12 +1,22 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import { ApplicationFailure } from '@temporalio/activity';
 import { type Client, WorkflowNotFoundError, WorkflowUpdateFailedError } from '@temporalio/client';
-import { placementHost } from '../workflows/capacity';
-import type { PlacementHost } from '../workflows/fleet';
-import { cordonUpdate, type HostState, hostQuery, hostWorkflowId, type Reservation, releaseUpdate, reserveUpdate } from '../workflows/messages';
+import { capacityOf, placementHost } from '../workflows/capacity';
+import type { MovePlan } from '../workflows/evacuation';
+import type { HostCapacity } from '../workflows/fleet';
+import { placeGuests, type PlacementOptions } from '../workflows/placement';
+import { cordonUpdate, type HostState, hostQuery, hostWorkflowId, migrationWorkflowId, repairWorkflowId, type Reservation, releaseUpdate, reserveUpdate } from '../workflows/messages';
 import { ERRORS } from './errors';
 
+/** A guest, and the host that it moves to. */
+export interface Destined {
+  guest: string;
+  to: string;
+}
+
 const LISTED_MS = 1_500;
+/** Of hosts, for a message. */
+const MOST_NAMES = 20;
 
 export type FleetActivities = ReturnType<typeof fleetActivities>;
 
@@ -16,7 +26,7 @@ export function fleetActivities(client: Client) {
   return {
     /** The host that has this guest. Refuses, with what is known, if there is none, or if `to` is that host or unknown. */
     async locateGuest({ guest, to }: { guest: string; to: string }): Promise<{ from: string }> {
-      const on = (host: HostState) => host.guests.some(({ name, state }) => name === guest && !state.startsWith('arriving') && !state.startsWith('handed over'));
+      const on = (host: HostState) => host.guests.some(({ name, state }) => name === guest && !isElsewhere(state));
       let hosts = await knownHosts(client, [to]);
       if (!hosts.some(on)) {
         // The list of hosts lags behind by about a second.
@@ -28,16 +38,44 @@ export function fleetActivities(client: Client) {
       const reasons: string[] = [];
       if (!names.includes(to)) reasons.push(`there is no host "${to}" (known are: ${names.join(', ') || 'none; start an agent'})`);
       if (having.length === 0) reasons.push(`no host has a guest "${guest}" (known are: ${hosts.flatMap((host) => host.guests.map(({ name }) => `${name} on ${host.name}`)).sort().join(', ') || 'none'})`);
-      if (having.length > 1) reasons.push(`guest "${guest}" is on ${having.map(({ name }) => name).join(' and ')}: find out which copy runs before it is moved`);
+      if (having.length > 1) reasons.push(`guest "${guest}" is on ${having.map(({ name }) => name).join(' and ')}: find out which copy runs before it is moved (vmferry repair ${guest} shows what is where)`);
+      if (await isRunning(client, repairWorkflowId(guest))) reasons.push(`guest "${guest}" is being repaired (workflow ${repairWorkflowId(guest)}): wait until that has ended`);
       if (having.some(({ name }) => name === to)) reasons.push(`guest "${guest}" is on ${to} already`);
       if (reasons.length > 0) throw ApplicationFailure.create({ type: 'MigrationRefused', nonRetryable: true, message: `guest ${guest} cannot move to ${to}; nothing was changed:\n- ${reasons.join('\n- ')}`, details: [{ blockers: reasons }] });
       return { from: having[0]!.name };
     },
 
-    /** Every host as placement sees it now. */
-    async fleet(): Promise<PlacementHost[]> {
+    /**
+     * Where the guests of a host would go, by what all hosts say now, and which are still there. Here and not in a workflow, since what all hosts say is too
+     * much for a payload: 10,000 guests are some MB. `settled` are guests that are not to be placed any more, `moving` and `moved` those of this evacuation.
+     */
+    async planMoves({ host, settled, moving, moved, stopped, options }: { host: string; settled: string[]; moving: Destined[]; moved: Destined[]; stopped: 'move' | 'leave'; options: PlacementOptions }): Promise<MovePlan> {
+      const fleet = (await knownHosts(client)).map((one) => placementHost(one, Date.now()));
+      const home = fleet.find(({ name }) => name === host);
+      const hosts = fleet.map(({ name }) => name).slice(0, MOST_NAMES);
+      if (!home) return { hosts, moves: [], stays: [] };
+      const has = (at: string, guest: string) => fleet.find(({ name }) => name === at)?.guests.some(({ name, state }) => name === guest && !isElsewhere(state)) ?? false;
+      // What an agent said last before it ended is no longer true: a guest that was moved is not here, whatever its home says.
+      const left = home.guests.filter(({ name, state }) => {
+        const arrived = moved.findLast(({ guest }) => guest === name);
+        return !moving.some(({ guest }) => guest === name) && !(arrived && (state.startsWith('handed over') || has(arrived.to, name)));
+      });
+      const wanted = left.filter(({ name, state }) => !settled.includes(name) && !(stopped === 'leave' && state === 'stopped'));
+      // A guest that has not arrived yet counts for its group at its destination.
+      const then = fleet.map((one) => ({ ...one, guests: [...one.guests, ...home.guests.filter(({ name }) => moving.some(({ guest, to }) => guest === name && to === one.name) && !one.guests.some((guest) => guest.name === name))] }));
+      return { hosts, home: { reachable: home.reachable, guests: left.map(({ name, state }) => ({ name, state })) }, ...placeGuests(wanted.map((guest) => ({ guest, from: host })), then, options) };
+    },
+
+    /** Which host has each of these guests, by what hosts say now; a guest that is nowhere is left out. */
+    async locations({ guests }: { guests: string[] }): Promise<Record<string, string>> {
+      const wanted = new Set(guests);
       const hosts = await knownHosts(client);
-      return hosts.map((host) => placementHost(host, Date.now()));
+      return Object.fromEntries(hosts.flatMap(({ name: host, guests }) => guests.filter(({ name, state }) => wanted.has(name) && !isElsewhere(state)).map(({ name }) => [name, host])));
+    },
+
+    /** What each host has, without its guests. */
+    async capacities(): Promise<HostCapacity[]> {
+      return (await knownHosts(client)).map((host) => capacityOf(placementHost(host, Date.now())));
     },
 
     /**
@@ -84,6 +122,15 @@ export function fleetActivities(client: Client) {
       );
       return ended.filter((runId) => runId !== undefined);
     },
+
+    /** What every host said last, for a repair. Refuses while the guest is being moved: a migration brings its own order. */
+    async hostsForRepair({ guest }: { guest: string }): Promise<{ name: string; lastSaid?: string }[]> {
+      if (await isRunning(client, migrationWorkflowId(guest))) throw ApplicationFailure.nonRetryable(`guest ${guest} is being moved: a repair is for what a terminated migration left. Watch it with "vmferry watch ${guest}", end it with "vmferry cancel ${guest}"; if it waits for a host that is gone for good, "vmferry fence"`, 'RepairRefused');
+      return (await knownHosts(client)).map(({ name, guests }) => {
+        const said = guests.find((one) => one.name === guest)?.state;
+        return { name, ...(said !== undefined && { lastSaid: said }) };
+      });
+    },
   };
 
   /** Asks a host's entity; its refusal keeps its type. */
@@ -99,6 +146,16 @@ export function fleetActivities(client: Client) {
     }
   }
 }
+
+async function isRunning(client: Client, workflowId: string): Promise<boolean> {
+  return await client.workflow.getHandle(workflowId).describe().then(({ status }) => status.name === 'RUNNING', (error: unknown) => {
+    if (error instanceof WorkflowNotFoundError) return false;
+    throw error;
+  });
+}
+
+/** It is not this host's yet, or not any more. */
+const isElsewhere = (state: string) => state.startsWith('arriving') || state.startsWith('handed over');
 
 /** What every host said last, in the order of their names. A host that has just come is listed only a moment later: `named` ones are asked all the same. */
 export async function knownHosts(client: Client, named: string[] = []): Promise<HostState[]> {

@@ -76,7 +76,7 @@ export function guestActivities(deps: HostDependencies) {
     async removeGuest({ guest }: { guest: string }): Promise<void> {
       await step(guest, async () => {
         host.definition(guest);
-        if (host.store.attempt(guest)) throw new GuestStateError(`guest "${guest}" is being moved: cancel its migration first`);
+        if (host.store.attempt(guest)) throw new GuestStateError(`guest "${guest}" is being moved: cancel its migration first; if there is none, vmferry repair ${guest} removes what a terminated one left`);
         if (host.process(guest)) throw new GuestStateError(`guest "${guest}" runs on ${host.name}: stop it first`);
         await host.store.remove(guest);
         // What a QEMU that crashed has left.

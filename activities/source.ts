@@ -1,7 +1,7 @@
 import { endPause } from '../hypervisor/copy-mode';
 import { handOver, type HandOverPlan, type HandOverResult } from '../hypervisor/handover';
 import { stopGuard } from '../hypervisor/guard';
-import type { Attempt } from '../hypervisor/guest-store';
+import type { Attempt, Instead, Ownership } from '../hypervisor/guest-store';
 import { liftThrottle, sourceRecord } from '../hypervisor/guest-throttle';
 import { GuestStateError, OwnershipUnknown } from '../hypervisor/host';
 import { quitQemu } from '../hypervisor/launch';
@@ -45,9 +45,9 @@ export function sourceActivities(deps: HostDependencies) {
 
     /**
      * Undo of the mirrors: jobs, nodes and limits of ours go, the guest runs on. A copy that was marked as handed over is given back to this host only
-     * if its destination is known to be destroyed: otherwise it throws `OwnershipUnknown`.
+     * if its destination is known to be destroyed: otherwise it throws `OwnershipUnknown`. `instead`: see `reviveSource`.
      */
-    async removeMirrors(input: MigrationRef & { destinationDestroyed: boolean }): Promise<void> {
+    async removeMirrors(input: MigrationRef & { destinationDestroyed: boolean; instead?: Instead }): Promise<void> {
       await runStep(deps, 'cleanup', input, async () => {
         const { guest, attempt } = input;
         const record = store.attempt(guest);
@@ -64,7 +64,7 @@ export function sourceActivities(deps: HostDependencies) {
         }
         if (store.ownership(guest)?.state !== 'owner') {
           if (!input.destinationDestroyed) throw unknownOwner(guest, record.to);
-          await store.setOwnership(guest, { state: 'owner', since: new Date().toISOString() });
+          await store.setOwnership(guest, owner(input.instead));
         }
         await store.setAttempt(guest, undefined);
         await deps.announce();
@@ -106,17 +106,20 @@ export function sourceActivities(deps: HostDependencies) {
         // A post-copy that failed as it began: the guest is paused, and only the destination knows whether it is whole.
         const record = store.attempt(guest);
         if (record?.role === 'source' && record.postCopy && store.ownership(guest)?.state === 'handed-over' && (await qmp.execute('query-status')).status === 'postmigrate') return 'completed';
-        if (store.ownership(guest)?.state !== 'owner') await store.setOwnership(guest, { state: 'owner', since: new Date().toISOString() });
+        if (store.ownership(guest)?.state !== 'owner') await store.setOwnership(guest, owner());
         return 'running';
       });
     },
 
-    /** R5: only after the destination is proven dead and unmarked. The source's copy holds everything and runs again. */
-    async reviveSource(input: MigrationRef): Promise<void> {
+    /**
+     * R5: only after the destination is proven dead and unmarked, or a person has said that its host is fenced (`instead`). The source's copy holds
+     * everything and runs again.
+     */
+    async reviveSource(input: MigrationRef & { instead?: Instead }): Promise<void> {
       await runStep(deps, 'switchover', input, async () => {
         const { guest } = input;
         const record = store.attempt(guest);
-        await store.setOwnership(guest, { state: 'owner', since: new Date().toISOString() });
+        await store.setOwnership(guest, owner(input.instead));
         const qmp = await host.monitor(guest).connection();
         const state = await migrationState(qmp);
         if (state === 'post-copy' || state === 'post-copy-paused') {
@@ -173,6 +176,10 @@ async function endEarlier(deps: HostDependencies, guest: string, record: Attempt
 
 /** Everything, or all but the pages of a post-copy, is at the destination: this copy must not run by itself. */
 const isHandedOver = (state: OutgoingState): boolean => state === 'completed' || state === 'post-copy' || state === 'post-copy-paused';
+
+function owner(instead?: Instead): Ownership {
+  return { state: 'owner', since: new Date().toISOString(), ...(instead && { instead }) };
+}
 
 /** Transient states must not be taken for facts: who runs the guest must be found out. */
 function unknownOwner(guest: string, to: string): OwnershipUnknown {

@@ -1,4 +1,4 @@
-import * as processes from '../hypervisor/processes';
+import { machinePrograms } from '../hypervisor/programs';
 import { QmpConnection } from '../qmp/connection';
 import { eventTimeMs } from '../qmp/event-queue';
 
@@ -44,10 +44,9 @@ export class Recorder {
         span.to = now();
       }
     };
-    const mutable = processes;
-    for (const name of ['run', 'startDetached'] as const) {
-      const work = mutable[name] as (binary: string, ...rest: unknown[]) => Promise<unknown>;
-      mutable[name] = (async (binary: string, ...rest: unknown[]) => {
+    for (const name of ['run', 'start'] as const) {
+      const work = machinePrograms[name] as (binary: string, ...rest: unknown[]) => Promise<unknown>;
+      machinePrograms[name] = (async (binary: string, ...rest: unknown[]) => {
         const span = { what: binary, monitor: '', from: now(), to: Infinity };
         spans.push(span);
         return await work(binary, ...rest).finally(() => (span.to = now()));

@@ -2,8 +2,12 @@ import { ServiceError } from '@temporalio/client';
 import { Command, CommanderError } from 'commander';
 import { registerGuestCommands } from './commands/guests';
 import { registerAdopt } from './commands/adopt';
+import { registerEvacuation } from './commands/evacuation';
+import { registerEvacuate } from './commands/evacuations';
 import { registerHostCommands } from './commands/hosts';
 import { registerMigrationCommands } from './commands/migrations';
+import { registerRepairCommands } from './commands/repair';
+import { registerSchedules } from './commands/schedules';
 import { registerSteer } from './commands/steer';
 import { registerStackCommands } from './commands/stack';
 import { EXIT, EXIT_CODES_HELP, exitCodeOf, type ExitCode, Interrupted, UsageError } from './exit-codes';
@@ -16,6 +20,7 @@ A first guest, moved between two hosts on this machine:
   $ vmferry vm start web
   $ vmferry migrate web --to host-b          # Ctrl-C only stops watching
   $ vmferry vm list
+  $ vmferry evacuate host-b --plan           # where its guests would go; without --plan they do
 
 Temporal is found by --temporal-address, or by TEMPORAL_ADDRESS, TEMPORAL_NAMESPACE and the other variables and
 profiles of the temporal command; by default at localhost:7233. VMFERRY_DEBUG=1 shows where an error came from.
@@ -35,8 +40,12 @@ export function buildProgram(): Command {
   program.configureOutput({ outputError: (text, write) => write(text.replace(/^error: /, 'vmferry: ')) });
   registerMigrationCommands(program);
   registerSteer(program);
+  registerRepairCommands(program);
   registerGuestCommands(program, registerAdopt);
   registerHostCommands(program);
+  registerEvacuate(program);
+  registerEvacuation(program);
+  registerSchedules(program);
   registerStackCommands(program);
   return program;
 }
@@ -57,7 +66,8 @@ export function run(args: string[]): void {
   );
 }
 
-async function execute(args: string[]): Promise<ExitCode> {
+/** Runs a command line and gives its exit code. */
+export async function execute(args: string[]): Promise<ExitCode> {
   try {
     await buildProgram().parseAsync(args, { from: 'user' });
     return (process.exitCode as ExitCode | undefined) ?? EXIT.done;

@@ -1,5 +1,5 @@
 import { CommanderError } from 'commander';
-import { VmferryError } from './migration-client';
+import { VmferryError } from './errors';
 
 /** What the command `vmferry` ends with. In every help text and in docs/operating.md. */
 export const EXIT = { done: 0, failed: 1, usage: 2, refused: 3, cancelled: 4, interrupted: 130 } as const;
@@ -17,8 +17,8 @@ export class Interrupted extends Error {
   override readonly name = 'Interrupted';
 }
 
-/** A migration is refused before its first step; these say that it was. Any later failure undid something. */
-const MIGRATION_REFUSALS = new Set(['MigrationRefused', 'HostUnreachable', 'NotFound', 'SteerRefused']);
+/** A migration or an evacuation is refused before its first step; these say that it was. Any later failure undid something. */
+const MIGRATION_REFUSALS = new Set(['MigrationRefused', 'EvacuationRefused', 'NoSlot', 'HostUnreachable', 'NotFound', 'SteerRefused', 'FenceRefused', 'RepairRefused']);
 /** An operation on a host looks before it acts: these are what it says when it does not like what it sees. */
 const HOST_REFUSALS = new Set([...MIGRATION_REFUSALS, 'GuestStateError', 'InvalidDefinition', 'PathRefused', 'ImageExists', 'QmpProtocolError', 'QmpMonitorBusy']);
 

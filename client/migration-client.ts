@@ -1,4 +1,4 @@
-import { ActivityFailure, ApplicationFailure, CancelledFailure, type Client, type Connection, TimeoutFailure, WorkflowExecutionAlreadyStartedError, type WorkflowExecutionDescription, WorkflowFailedError, type WorkflowHandle, WorkflowNotFoundError, WorkflowUpdateFailedError } from '@temporalio/client';
+import { type Client, type Connection, WorkflowExecutionAlreadyStartedError, type WorkflowExecutionDescription, type WorkflowHandle, WorkflowNotFoundError, WorkflowUpdateFailedError } from '@temporalio/client';
 import { randomUUID } from 'node:crypto';
 import { setTimeout as delay } from 'node:timers/promises';
 import type { Progress } from '../activities/context';
@@ -6,18 +6,17 @@ import { knownHosts } from '../activities/fleet';
 import type { GuestActivities } from '../activities/guests';
 import { InvalidDefinition, parseWith } from '../hypervisor/definition';
 import { connectClient, type TemporalAddress } from '../workers/connection';
-import { CONTROL_QUEUE, type DecisionRecord, type HostState, migrateVmSchema, type MigrateVmInput, type MigrationResult, type MigrationStatus, migrationWorkflowId, SEARCH_ATTRIBUTES, statusQuery, steerUpdate } from '../workflows/messages';
+import { confirmFencedUpdate, CONTROL_QUEUE, type DecisionRecord, type Fence, fenceSchema, type HostState, type HostWait, migrateVmSchema, type MigrateVmInput, type MigrationResult, type MigrationStatus, migrationWorkflowId, type MoveColdInput, moveColdSchema, type RepairResult, type RepairStatus, repairStatusQuery, repairWorkflowId, SEARCH_ATTRIBUTES, statusQuery, steerUpdate } from '../workflows/messages';
 import type { hostCommand } from '../workflows/host-command';
 import type { migrateVm } from '../workflows/migrate-vm';
+import type { moveCold } from '../workflows/move-cold';
+import type { repairGuest } from '../workflows/repair-guest';
 import { type Steer, steerSchema } from '../workflows/steer';
+import { explain, VmferryError } from './errors';
+import { FleetClient } from './fleet-client';
+import { Schedules } from './schedules';
 
-/** A migration, or an operation on a guest, that failed or was refused. `type` is a stable string of docs/operating.md. */
-export class VmferryError extends Error {
-  override readonly name = 'VmferryError';
-  constructor(readonly type: string, message: string, readonly details: { blockers?: string[] } = {}) {
-    super(message);
-  }
-}
+export { VmferryError } from './errors';
 
 /** A migration at one moment. */
 export interface MigrationView extends Partial<Progress> {
@@ -31,6 +30,20 @@ export interface MigrationView extends Partial<Progress> {
   /** What is waited for, with `onDivergence: ask`. */
   asks?: MigrationStatus['asks'];
   postponedUntil?: string;
+  /** Hosts that must say what became of the guest, and have not answered. */
+  waitsFor?: HostWait[];
+}
+
+/** What a host that was away has still to do, once its agent is back. */
+export interface Leftover {
+  vm: string;
+  host: string;
+  attempt: string;
+  /** The step of the cleanup, such as `retireSource`. */
+  step: string;
+  /** ISO 8601. */
+  since: string;
+  workflowId: string;
 }
 
 /** How often `watch` looks. */
@@ -38,7 +51,15 @@ const LOOK_MS = 500;
 
 /** Starts and follows migrations; the same that the command `vmferry` uses. Close it when done. */
 export class MigrationClient {
-  private constructor(readonly temporal: Client, private readonly connection: Connection) {}
+  /** Hosts: cordons, limits, evacuations. */
+  readonly fleet: FleetClient;
+  /** Evacuations at set times. */
+  readonly schedules: Schedules;
+
+  private constructor(readonly temporal: Client, private readonly connection: Connection) {
+    this.fleet = new FleetClient(temporal);
+    this.schedules = new Schedules(temporal);
+  }
 
   /** Connects to Temporal at `address`, or where the standard TEMPORAL_* variables and profiles say. Throws `TemporalUnreachable`. */
   static async connect(address?: TemporalAddress): Promise<MigrationClient> {
@@ -50,16 +71,24 @@ export class MigrationClient {
     await this.connection.close();
   }
 
-  /** Starts to move a guest; resolves once that is on record. Throws `VmferryError` if it is moving already, or a field is wrong. */
+  /** Starts to move a running guest; resolves once that is on record. Throws `VmferryError` if it is moving already, or a field is wrong. */
   async migrate(input: MigrateVmInput): Promise<Migration> {
-    try {
-      parseWith(migrateVmSchema, input, 'the migration that was asked for');
+    return await this.start('migrateVm', migrateVmSchema, input);
+  }
 
-      const handle = await this.temporal.workflow.start<typeof migrateVm>('migrateVm', {
+  /** The same for a guest that does not run: its definition and images are copied. */
+  async migrateStopped(input: MoveColdInput): Promise<Migration> {
+    return await this.start('moveCold', moveColdSchema, input);
+  }
+
+  private async start(type: 'migrateVm' | 'moveCold', schema: typeof migrateVmSchema | typeof moveColdSchema, input: MigrateVmInput | MoveColdInput): Promise<Migration> {
+    try {
+      parseWith(schema, input, 'the migration that was asked for');
+      const handle = await this.temporal.workflow.start<typeof migrateVm | typeof moveCold>(type, {
         workflowId: migrationWorkflowId(input.vm),
         taskQueue: CONTROL_QUEUE,
         args: [input],
-        staticSummary: `${input.vm} → ${input.to}`,
+        staticSummary: `${input.vm} → ${input.to}${type === 'moveCold' ? ', stopped' : ''}`,
         typedSearchAttributes: [
           { key: SEARCH_ATTRIBUTES.guest, value: input.vm },
           { key: SEARCH_ATTRIBUTES.destination, value: input.to },
@@ -83,6 +112,50 @@ export class MigrationClient {
       if (error instanceof WorkflowNotFoundError) throw new VmferryError('NotFound', `there is no migration of a guest "${vm}" on record`);
       throw error;
     }
+  }
+
+  /**
+   * Starts to bring order after a migration of this guest that was terminated, or finds that under way. With `dryRun` only says what would be done.
+   * Its result throws `VmferryError`: `RepairRefused` while the guest is being moved, `OwnershipUnknown` if nobody can say which copy is the guest.
+   */
+  async repair(vm: string, { dryRun = false }: { dryRun?: boolean } = {}): Promise<Repair> {
+    const handle = await this.temporal.workflow.start<typeof repairGuest>('repairGuest', {
+      workflowId: repairWorkflowId(vm),
+      workflowIdConflictPolicy: 'USE_EXISTING',
+      taskQueue: CONTROL_QUEUE,
+      args: [{ vm, dryRun }],
+      staticSummary: `${dryRun ? 'what a repair would do about' : 'repair'} ${vm}`,
+    });
+    return new Repair(vm, handle);
+  }
+
+  /**
+   * Says that a host for which the guest's migration, or its repair, waits is off, or cut from disks and network, and stays so until its copy was
+   * retired. Throws `VmferryError` (`FenceRefused`) if it answers, or if nothing waits for it. A wrong word here can make two copies run.
+   */
+  async confirmFenced({ vm, ...fence }: Fence & { vm: string }): Promise<DecisionRecord> {
+    const parsed = fenceSchema.safeParse(fence);
+    if (!parsed.success) throw new VmferryError('FenceRefused', parsed.error.issues.map(({ path, message }) => `${path.join('.') || 'fence'}: ${message}`).join('; '));
+    for (const workflowId of [migrationWorkflowId(vm), repairWorkflowId(vm)]) {
+      try {
+        return await this.temporal.workflow.getHandle(workflowId).executeUpdate<DecisionRecord, [Fence]>(confirmFencedUpdate.name, { args: [parsed.data] });
+      } catch (error) {
+        if (error instanceof WorkflowUpdateFailedError) throw new VmferryError('FenceRefused', error.cause?.message ?? error.message);
+        if (!(error instanceof WorkflowNotFoundError)) throw error;
+      }
+    }
+    throw new VmferryError('FenceRefused', `nothing waits for host ${fence.host}: guest ${vm} is neither being moved nor repaired; "vmferry repair ${vm}" says whether it must be known`);
+  }
+
+  /** What hosts that were away have still to do, oldest first. Each is done when its host's agent is back. */
+  async leftovers(): Promise<Leftover[]> {
+    const found: Leftover[] = [];
+    for await (const { workflowId, startTime } of this.temporal.workflow.list({ query: 'WorkflowType = "finishCleanup" AND ExecutionStatus = "Running"' })) {
+      const [, vm, attempt, host] = workflowId.split('/') as [string, string, string, string];
+      const summary = await this.temporal.workflow.getHandle(workflowId).describe().then((description) => description.staticSummary(), () => undefined);
+      found.push({ vm, host, attempt, step: summary?.split(' ')[0] ?? 'cleanup', since: startTime.toISOString(), workflowId });
+    }
+    return found.sort((a, b) => a.since.localeCompare(b.since) || a.workflowId.localeCompare(b.workflowId));
   }
 
   /** Every host that ever ran an agent, and what it said last. */
@@ -115,9 +188,30 @@ export class MigrationClient {
   }
 }
 
+/** One repair under way, or over. */
+export class Repair {
+  constructor(readonly vm: string, private readonly handle: WorkflowHandle<typeof repairGuest>) {}
+
+  get workflowId(): string {
+    return this.handle.workflowId;
+  }
+
+  /** Waits for the end. Throws `VmferryError` if nobody can say which copy is the guest. */
+  async result(): Promise<RepairResult> {
+    return await this.handle.result().catch((error: unknown) => {
+      throw explain(error, `the repair of ${this.vm}`, 'run it again');
+    });
+  }
+
+  /** What was found and done so far, and who is waited for. Undefined while no control worker answers. */
+  async status(): Promise<RepairStatus | undefined> {
+    return await this.handle.query<RepairStatus>(repairStatusQuery.name).catch(() => undefined);
+  }
+}
+
 /** One migration under way, or over. */
 export class Migration {
-  constructor(readonly vm: string, private readonly handle: WorkflowHandle<typeof migrateVm>, readonly runId: string) {}
+  constructor(readonly vm: string, private readonly handle: WorkflowHandle<typeof migrateVm | typeof moveCold>, readonly runId: string) {}
 
   get workflowId(): string {
     return this.handle.workflowId;
@@ -161,39 +255,32 @@ export class Migration {
     return await this.handle.query<MigrationStatus>(statusQuery.name).catch(() => undefined);
   }
 
-  /** What is going on, twice a second, until the end. Makes no event of history. Rejects with an `AbortError` when `signal` is aborted. */
+  /** What is going on now. Undefined when it is over, or no control worker answers. Makes no event of history. */
+  async look(): Promise<MigrationView | undefined> {
+    const { status: { name }, raw } = await this.handle.describe();
+    if (name !== 'RUNNING') return undefined;
+    const status = await this.status();
+    const seen = progressOf(raw.pendingActivities ?? []);
+    return status && { ...seen, vm: this.vm, ...(status.from && { from: status.from }), to: status.to, phase: seen?.phase ?? status.phase, memoryTry: status.memoryTry, decisions: status.decisions, ...(status.asks && { asks: status.asks }), ...(status.postponedUntil && { postponedUntil: status.postponedUntil }), ...(status.waitsFor && { waitsFor: status.waitsFor }) };
+  }
+
+  /** The same twice a second, until the end. Rejects with an `AbortError` when `signal` is aborted. */
   async *watch(signal?: AbortSignal): AsyncGenerator<MigrationView> {
     for (;;) {
       signal?.throwIfAborted();
-      const description = await this.handle.describe();
-      if (description.status.name !== 'RUNNING') return;
-      const status = await this.status();
-      const seen = progressOf(description.raw.pendingActivities ?? []);
-      if (status) yield { ...seen, vm: this.vm, ...(status.from && { from: status.from }), to: status.to, phase: seen?.phase ?? status.phase, memoryTry: status.memoryTry, decisions: status.decisions, ...(status.asks && { asks: status.asks }), ...(status.postponedUntil && { postponedUntil: status.postponedUntil }) };
+      const view = await this.look();
+      if (view) yield view;
+      else if (!(await this.isRunning())) return;
       await delay(LOOK_MS, undefined, signal ? { signal } : {});
     }
   }
 }
 
 /** The activities whose heartbeats say how far the migration is. Both halves of the switchover are in flight for the whole memory phase: the source's tells where it is. */
-const TELLING = ['moveMemory', 'awaitMirrors'];
+const TELLING = ['moveMemory', 'awaitMirrors', 'copyStopped'];
 
 function progressOf(pending: NonNullable<WorkflowExecutionDescription['raw']['pendingActivities']>): Progress | undefined {
   const telling = pending.find(({ activityType }) => TELLING.includes(activityType?.name ?? ''));
   const data = telling?.heartbeatDetails?.payloads?.[0]?.data;
   return data ? (JSON.parse(Buffer.from(data).toString()) as Progress) : undefined;
-}
-
-/** The innermost reason of a failed workflow, as one error with a stable type. */
-function explain(error: unknown, what: string): Error {
-  if (!(error instanceof WorkflowFailedError)) return error as Error;
-  let cause: unknown = error.cause;
-  while (cause instanceof ActivityFailure && cause.cause) cause = cause.cause;
-  if (cause instanceof CancelledFailure) return new VmferryError('Cancelled', `${what} was cancelled; the guest stays where it was`);
-  if (cause instanceof ApplicationFailure) return new VmferryError(cause.type ?? 'Failed', cause.message, cause.details?.[0] ?? {});
-  if (cause instanceof TimeoutFailure) {
-    if (cause.timeoutType === 'SCHEDULE_TO_START' && what.startsWith('host ')) return new VmferryError('HostUnreachable', `the agent of ${what} does not answer: start it, or check the host's name. Nothing was changed`);
-    return new VmferryError('TimedOut', `${what} did not come to an end in time: look at the host's agent, and at the workflow in the Temporal UI`);
-  }
-  return new VmferryError('Failed', `${what}: ${(cause as Error | undefined)?.message ?? error.message}`);
 }

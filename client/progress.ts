@@ -1,6 +1,9 @@
 import type { MigrationView } from './migration-client';
 import { formatBytes } from '../hypervisor/size';
 
+/** Each step waits for a host a moment. */
+const WAIT_SHOWN_MS = 5_000;
+
 /** One line about a migration under way: the phase, each disk's and the memory's part that is done, and rates. What is not known yet is left out. */
 export function progressLine(view: MigrationView): string {
   const parts = (view.disks ?? [])
@@ -15,7 +18,21 @@ export function progressLine(view: MigrationView): string {
   }
   if (view.verdict && view.verdict.verdict !== 'converging') parts.push(`${view.verdict.verdict}: ${view.verdict.message}`);
   if (view.asks) parts.push(`asks until ${view.asks.until}: vmferry steer ${view.vm} ${view.asks.choices.join(' | ')}`);
+  for (const { host, why, since } of view.waitsFor ?? []) if (Date.now() - Date.parse(since) > WAIT_SHOWN_MS) parts.push(`waits for host ${host} (${why}): start its agent, or see vmferry fence --help`);
   return [`${view.vm} ${view.from ?? '?'} → ${view.to}: ${view.phase}${view.memoryTry > 1 ? ` (try ${view.memoryTry})` : ''}`, ...parts].join(' · ');
+}
+
+/** The same in a few words, for one of many. */
+export function shortProgress({ phase, disks = [], memory, verdict, asks }: MigrationView): string {
+  const sum = (of: (disk: (typeof disks)[number]) => number) => disks.reduce((all, disk) => all + of(disk), 0);
+  const length = sum(({ lengthBytes }) => Math.max(0, lengthBytes));
+  const parts = [
+    ...(disks.length > 0 && length > 0 ? [disks.every(({ ready }) => ready) ? 'disks ready' : `disks ${percent(length - sum(({ remainingBytes }) => Math.max(0, remainingBytes)), length)}`] : []),
+    ...(memory && memory.totalBytes > 0 ? [`memory ${percent(memory.totalBytes - memory.remainingBytes, memory.totalBytes)}`] : []),
+    ...(verdict && verdict.verdict !== 'converging' ? [verdict.verdict] : []),
+    ...(asks ? ['asks'] : []),
+  ];
+  return [phase, ...parts].join(', ');
 }
 
 /** `100 %` is for a disk that is ready, not for one that is nearly so; a guest that writes faster than the copy never shows less than `0 %`. */

@@ -1,5 +1,6 @@
 import { InvalidArgumentError } from 'commander';
 import { formatBytes, parseSize } from '../hypervisor/size';
+import { InvalidSelector, parseSelector } from '../workflows/selector';
 
 /** Durations and rates as people write them. Parsers for options throw commander's `InvalidArgumentError`: it adds the option and the value. */
 const UNIT_MS: Record<string, number> = { ms: 1, s: 1_000, m: 60_000, min: 60_000, h: 3_600_000, d: 86_400_000 };
@@ -51,4 +52,35 @@ export function portOption(text: string): number {
   const port = Number(text);
   if (!/^\d+$/.test(text) || port < 1 || port > 65_535) throw new InvalidArgumentError('Give a TCP port from 1 to 65535.');
   return port;
+}
+
+/** A parser for an option that takes a whole number from `min` to `max`. */
+export function wholeOption(min: number, max: number): (text: string) => number {
+  return (text) => {
+    const number = Number(text);
+    if (!/^\d+$/.test(text) || number < min || number > max) throw new InvalidArgumentError(`Give a whole number from ${min} to ${max}.`);
+    return number;
+  };
+}
+
+/** A share, 0 to 1, of `10%`. */
+export function percentOption(text: string): number {
+  const [, number] = /^(\d+(?:\.\d+)?)\s*%$/.exec(text.trim()) ?? [];
+  if (number === undefined || Number(number) > 100) throw new InvalidArgumentError('Give 0% to 100%, such as 10%.');
+  return Number(number) / 100;
+}
+
+/** A selector of labels, checked; not empty. */
+export function selectorOption(text: string): string {
+  try {
+    if (parseSelector(text).length > 0) return text.trim();
+  } catch (error) {
+    if (!(error instanceof InvalidSelector)) throw error;
+  }
+  throw new InvalidArgumentError('Give conditions on labels, such as rack=r12, zone!=b, gpu, !old or "rack in (r1,r2)", joined by commas.');
+}
+
+/** A parser for an option that can be repeated. */
+export function collectOption(text: string, before: string[] = []): string[] {
+  return [...before, text];
 }

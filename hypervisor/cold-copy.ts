@@ -5,7 +5,6 @@ import { GuestStateError, type Host } from './host';
 import { imageInfo } from './images';
 import type { MirrorTarget } from './mirrors';
 import type { Findings, GuestPlan } from './preflight';
-import { run } from './processes';
 
 /** Copied at a time; what an agent that dies has to copy again is at most one of these a disk. */
 const CHUNK_BYTES = 256 * 2 ** 20;
@@ -54,7 +53,7 @@ export async function copyImages(host: Host, guest: string, plan: GuestPlan, tar
       const size = Math.min(CHUNK_BYTES, disk.sizeBytes - offset);
       // The last part has no size: an image of an odd one is rounded up to sectors at both ends alike.
       const window = ['driver=raw', `offset=${offset}`, ...(offset + size < disk.sizeBytes ? [`size=${size}`] : [])];
-      await run(host.config.binaries.qemuImg, ['convert', '-n', '--image-opts', '--target-image-opts', [...window, ...format].join(','), [...window, ...nbd].join(',')], signal);
+      await host.programs.run(host.config.binaries.qemuImg, ['convert', '-n', '--image-opts', '--target-image-opts', [...window, ...format].join(','), [...window, ...nbd].join(',')], signal);
       copied[disk.id] = offset + size;
       await host.store.patchAttempt<SourceAttempt>(guest, { copiedBytes: copied });
     }

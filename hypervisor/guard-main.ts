@@ -1,11 +1,7 @@
 import { readFileSync, writeFileSync } from 'node:fs';
-import { setTimeout as delay } from 'node:timers/promises';
-import { QmpMonitorBusy } from '../qmp/errors';
-import { endRemedy } from './copy-mode';
 import type { GuardJob } from './guard';
-import { guardSource } from './handover';
+import { finishWindow } from './guard-work';
 import { Host } from './host';
-import { takeOver } from './takeover';
 
 /** The program of `Guard`: watches its standard input, and acts when that ends without a word. SIGTERM: somebody else goes on. */
 const [jobFile, pidFile] = process.argv.slice(2) as [string, string];
@@ -23,29 +19,7 @@ async function main(): Promise<void> {
     leave.signal.addEventListener('abort', () => resolve());
   });
   if (said !== '' || leave.signal.aborted) return;
-  const host = new Host(job.config);
-  while (!leave.signal.aborted && host.process(job.guest)) {
-    try {
-      await act(host);
-      return;
-    } catch (error) {
-      // The kernel closes a dead agent's connections, and QEMU notices a moment later.
-      if (!(error instanceof QmpMonitorBusy)) throw error;
-      await delay(5);
-    }
-  }
-}
-
-async function act(host: Host): Promise<void> {
-  const { guest } = job;
-  switch (job.role) {
-    case 'source':
-      return await guardSource(host, guest, job.plan, leave.signal);
-    case 'destination':
-      return void (await takeOver(host, undefined, guest, job.attempt, leave.signal));
-    case 'remedy':
-      return await endRemedy(host, guest);
-  }
+  await finishWindow(new Host(job.config), job, leave.signal);
 }
 
 main().then(

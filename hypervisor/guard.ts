@@ -1,13 +1,9 @@
-import { spawn } from 'node:child_process';
-import { existsSync } from 'node:fs';
 import { rm } from 'node:fs/promises';
-import { join } from 'node:path';
-import { once } from 'node:events';
 import { readJson, writeDurably } from './durable';
 import type { HandOverPlan } from './handover';
 import type { Host } from './host';
 import type { HostConfig } from './host-config';
-import { ProcessFailed, processOfPidFile, terminate } from './processes';
+import type { GuardPipe } from './programs';
 
 /** What a guard needs to know; beside the guest's sockets, for a restarted agent to find. */
 export type GuardJob = { config: HostConfig; guest: string; startedAt: string } & (
@@ -22,31 +18,18 @@ const PID_FILE = 'guard.pid';
 /** How long a guard that is asked to go may take: it may be in the midst of letting the guest run. */
 const GO_MS = 3_000;
 
-/** Where the program is: beside this file's compiled form, or, when this is run from source, where the build puts it. */
-const PROGRAM = [join(__dirname, 'guard-main.js'), join(__dirname, '../dist/hypervisor/guard-main.js')].find((path) => existsSync(path));
-
 /**
  * R9: a small process that watches the one who runs a guest's window, and finishes it if that process dies: at the source it lets the guest run
  * on, at the destination it goes forward. It is started before the memory moves, and does nothing as long as the pipe to it is open.
  */
 export class Guard {
-  private constructor(private readonly host: Host, private readonly guest: string, private readonly pipe: NodeJS.WritableStream) {}
+  private constructor(private readonly host: Host, private readonly guest: string, private readonly pipe: GuardPipe) {}
 
   /** Resolves when the guard watches. Throws if it cannot be started: without one no memory is moved. */
   static async start(host: Host, job: GuardJob): Promise<Guard> {
-    if (!PROGRAM) throw new ProcessFailed('the guard program is not built: run npm run build');
     await stopGuard(host, job.guest);
     await writeDurably(host.runFile(job.guest, JOB_FILE), JSON.stringify(job));
-    const pidFile = host.runFile(job.guest, PID_FILE);
-    const child = spawn(process.execPath, [PROGRAM, host.runFile(job.guest, JOB_FILE), pidFile], { detached: true, stdio: ['pipe', 'pipe', 'ignore'], cwd: '/' });
-    child.stdin.on('error', () => undefined);
-    const watches = once(child.stdout, 'data');
-    const ended = once(child, 'exit').then(([code]) => Promise.reject(new ProcessFailed(`the guard of guest ${job.guest} ended at start with exit code ${code}`)));
-    ended.catch(() => undefined);
-    await Promise.race([watches, ended]);
-    child.unref();
-    child.stdout.destroy();
-    return new Guard(host, job.guest, child.stdin);
+    return new Guard(host, job.guest, await host.programs.startGuard(host.runFile(job.guest, JOB_FILE), host.runFile(job.guest, PID_FILE)));
   }
 
   /** The window is over, or was never opened: the guard goes. */
@@ -68,7 +51,7 @@ export function guardJob(host: Host, guest: string): GuardJob | undefined {
 
 /** Lets a guard of this guest go, wherever it came from, and waits until it is gone: then nobody else works on the guest's window. */
 export async function stopGuard(host: Host, guest: string): Promise<void> {
-  const process = processOfPidFile(host.runFile(guest, PID_FILE));
-  if (process) await terminate(process, GO_MS);
+  const process = host.programs.ofPidFile(host.runFile(guest, PID_FILE));
+  if (process) await host.programs.terminate(process, GO_MS);
   for (const file of [JOB_FILE, PID_FILE]) await rm(host.runFile(guest, file), { force: true });
 }

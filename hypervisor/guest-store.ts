@@ -1,4 +1,4 @@
-import { existsSync, readdirSync, readFileSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { stringify } from 'yaml';
 import { definitionSchema, parseYamlWith, type Definition } from './definition';
@@ -12,9 +12,21 @@ import type { IoThrottle } from '../qmp/vocabulary';
  * moment, at most one copy is `owner`, and only an owner is started.
  */
 export type Ownership =
-  | { state: 'owner'; since: string; /** Set by the marker "about to run": the attempt that brought it here. */ attempt?: string }
+  | {
+      state: 'owner';
+      since: string;
+      /** Set by the marker "about to run": the attempt that brought it here. */
+      attempt?: string;
+      /** The copy that a host, confirmed fenced, may have of this attempt: this one runs instead, and that one never again. */
+      instead?: Instead;
+    }
   | { state: 'incoming'; attempt: string; from: string }
   | { state: 'handed-over'; attempt: string; to: string };
+
+export interface Instead {
+  host: string;
+  attempt: string;
+}
 
 /** What an attempt to move a guest did on this host, kept so that a restarted agent can go on or undo it. */
 export interface SourceAttempt {
@@ -84,8 +96,16 @@ export class GuestStore {
 
   definition(guest: string): Definition | undefined {
     const path = this.path(guest, 'definition.yaml');
-    return existsSync(path) ? parseYamlWith(definitionSchema, readFileSync(path, 'utf8'), path) : undefined;
+    const stat = statSync(path, { throwIfNoEntry: false });
+    if (!stat) return undefined;
+    const known = this.definitions.get(path);
+    // Each write makes another file: it is read, and checked, once.
+    if (known?.inode === stat.ino && known.mtimeMs === stat.mtimeMs) return known.definition;
+    const definition = parseYamlWith(definitionSchema, readFileSync(path, 'utf8'), path);
+    this.definitions.set(path, { inode: stat.ino, mtimeMs: stat.mtimeMs, definition });
+    return definition;
   }
+  private readonly definitions = new Map<string, { inode: number; mtimeMs: number; definition: Definition }>();
 
   async setDefinition(definition: Definition): Promise<void> {
     await writeDurably(this.path(definition.name, 'definition.yaml'), stringify(definition));

@@ -2,7 +2,6 @@ import { readFileSync, realpathSync, statfsSync, statSync } from 'node:fs';
 import { totalmem } from 'node:os';
 import { type Definition, movingDisks } from './definition';
 import type { Host } from './host';
-import { run } from './processes';
 
 /** `never`: it stays whatever is asked for; `ask`: only when it is named, or approved; `always`. */
 export type Migratable = 'never' | 'ask' | 'always';
@@ -47,12 +46,12 @@ export interface HostFacts {
 /** What this host is, as long as its agent runs. A QEMU that does not answer is left out. */
 export async function hostFacts(host: Host): Promise<HostFacts> {
   const processor = /^model name\s*:\s*(.+)$/m.exec(readFileSync('/proc/cpuinfo', 'utf8'))?.[1] ?? 'unknown';
-  const known = await Promise.all(host.config.binaries.qemu.map((path) => qemuFacts(path).catch(() => undefined)));
+  const known = await Promise.all(host.config.binaries.qemu.map((path) => qemuFacts(host, path).catch(() => undefined)));
   return { labels: host.config.labels, slots: host.config.slots, qemu: known.filter((one) => one !== undefined), processor };
 }
 
-async function qemuFacts(path: string): Promise<HostFacts['qemu'][number]> {
-  const [version, machines, models] = await Promise.all([run(path, ['--version']), run(path, ['-machine', 'help']), run(path, ['-cpu', 'help'])]);
+async function qemuFacts({ programs }: Host, path: string): Promise<HostFacts['qemu'][number]> {
+  const [version, machines, models] = await Promise.all([programs.run(path, ['--version']), programs.run(path, ['-machine', 'help']), programs.run(path, ['-cpu', 'help'])]);
   return {
     path,
     version: /version (\S+)/.exec(version)?.[1] ?? 'unknown',

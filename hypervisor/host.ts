@@ -6,7 +6,8 @@ import { monitorPath } from './command-line';
 import type { Definition } from './definition';
 import { GuestStore } from './guest-store';
 import { type HostConfig, resolvePath, runFolder } from './host-config';
-import { isAlive, processOfPidFile, type ProcessIdentity } from './processes';
+import type { ProcessIdentity } from './processes';
+import { machinePrograms, type Programs } from './programs';
 
 /** A guest, or something it needs, that is not on this host or not in the state that a step needs. */
 export class GuestStateError extends Error {
@@ -28,7 +29,7 @@ export class Host {
   readonly store: GuestStore;
   readonly monitors = new QmpMonitors();
 
-  constructor(readonly config: HostConfig) {
+  constructor(readonly config: HostConfig, readonly programs: Programs = machinePrograms) {
     this.store = new GuestStore(config.stateDir);
   }
 
@@ -54,8 +55,8 @@ export class Host {
   /** The guest's running QEMU, found by its pid file or, for an adopted one, by what was recorded. Undefined if none runs. */
   process(guest: string): ProcessIdentity | undefined {
     const adopted = this.store.adopted(guest);
-    if (adopted && isAlive(adopted)) return adopted;
-    return processOfPidFile(this.runFile(guest, 'qemu.pid'));
+    if (adopted && this.programs.isAlive(adopted)) return adopted;
+    return this.programs.ofPidFile(this.runFile(guest, 'qemu.pid'));
   }
 
   /** The monitor of the guest's QEMU, shared by all who talk to it. Throws `GuestGone` if no QEMU runs. */

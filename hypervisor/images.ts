@@ -2,7 +2,6 @@ import { existsSync, lstatSync, statSync } from 'node:fs';
 import { chmod, link, mkdir, open, rename, rm, rmdir, unlink } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import type { Host } from './host';
-import { run } from './processes';
 
 export interface ImageInfo {
   /** What the guest sees, in bytes; sizes must match to the byte, or the mirror fails at its very end (facts/qemu.md §6). */
@@ -17,10 +16,10 @@ export interface ImageInfo {
 /** Reads an image; `-U` because a running QEMU holds its lock. */
 export async function imageInfo(host: Host, path: string, format: string): Promise<ImageInfo> {
   const blockDevice = statSync(path).isBlockDevice();
-  const printed = await run(host.config.binaries.qemuImg, ['info', '-U', '--output=json', '-f', format, path]);
+  const printed = await host.programs.run(host.config.binaries.qemuImg, ['info', '-U', '--output=json', '-f', format, path]);
   const info = JSON.parse(printed) as { 'virtual-size': number; format: string; 'backing-filename'?: string; snapshots?: { name: string }[] };
   return {
-    virtualSizeBytes: blockDevice && format === 'raw' ? await blockDeviceSize(path) : info['virtual-size'],
+    virtualSizeBytes: blockDevice && format === 'raw' ? await blockDeviceSize(host, path) : info['virtual-size'],
     format: info.format,
     blockDevice,
     ...(info['backing-filename'] && { backingFile: info['backing-filename'] }),
@@ -28,8 +27,8 @@ export async function imageInfo(host: Host, path: string, format: string): Promi
   };
 }
 
-async function blockDeviceSize(path: string): Promise<number> {
-  return Number(await run('/sbin/blockdev', ['--getsize64', path]));
+async function blockDeviceSize({ programs }: Host, path: string): Promise<number> {
+  return Number(await programs.run('/sbin/blockdev', ['--getsize64', path]));
 }
 
 /** The name under which an attempt makes an image before it gets its real one. */
@@ -54,7 +53,7 @@ export async function createImage(host: Host, path: string, format: string, size
       await file.truncate(sizeBytes);
       await file.close();
     } else {
-      await run(host.config.binaries.qemuImg, ['create', '-q', '-f', format, temporary, String(sizeBytes)]);
+      await host.programs.run(host.config.binaries.qemuImg, ['create', '-q', '-f', format, temporary, String(sizeBytes)]);
       await chmod(temporary, 0o600);
     }
     await link(temporary, path).catch((error: NodeJS.ErrnoException) => {
@@ -106,9 +105,9 @@ export async function putAside(path: string, attempt: string): Promise<string | 
 }
 
 /** Deletes an image's contents: a file goes with its space, a block device is overwritten with zeros. */
-export async function wipe(path: string): Promise<void> {
+export async function wipe({ programs }: Host, path: string): Promise<void> {
   const stat = statSync(path, { throwIfNoEntry: false });
   if (!stat) return;
-  if (stat.isBlockDevice()) await run('/sbin/blkdiscard', ['-z', path]);
+  if (stat.isBlockDevice()) await programs.run('/sbin/blkdiscard', ['-z', path]);
   else await unlink(path);
 }

@@ -9,7 +9,7 @@ import type { Definition } from './definition';
 import { GuestGone, GuestStateError, type Host } from './host';
 import { runFolder } from './host-config';
 import { madeAtStart } from './import-command-line';
-import { commandLineOf, logTail, processExit, startDetached, terminate } from './processes';
+import { logTail } from './processes';
 import { mayStart } from './startable';
 
 /** The configured binary with this name. Only binaries that the host's configuration lists are ever run. */
@@ -29,7 +29,7 @@ export async function ensureQemu(host: Host, definition: Definition, incoming: b
     await mkdir(runFolder(host.config, guest), { recursive: true, mode: 0o700 });
     const args = qemuArguments(host.config, definition, { incoming });
     const logFile = host.runFile(guest, 'qemu.log');
-    await startDetached(emulatorPath(host, definition.emulator), args, logFile, (signal) => monitorReady(host, guest, signal)).catch(async (error: unknown) => {
+    await host.programs.start(emulatorPath(host, definition.emulator), args, logFile, (signal) => monitorReady(host, guest, signal)).catch(async (error: unknown) => {
       // A QEMU that dies at start leaves its sockets. An incoming one shares the folder with the storage daemon, and is undone with it.
       if (!incoming && !host.process(guest)) await rm(runFolder(host.config, guest), { recursive: true, force: true });
       throw error;
@@ -63,11 +63,11 @@ export async function startGuest(host: Host, guest: string): Promise<void> {
   const definition = host.definition(guest);
   const ownership = host.store.ownership(guest);
   if (ownership?.state === 'handed-over') {
-    throw new GuestStateError(`guest "${guest}" was handed over to ${ownership.to} (attempt ${ownership.attempt}): ${ownership.to} owns it unless its migration says otherwise; starting it here could make two copies`);
+    throw new GuestStateError(`guest "${guest}" was handed over to ${ownership.to} (attempt ${ownership.attempt}): ${ownership.to} owns it unless its migration says otherwise; starting it here could make two copies. If no migration is under way, vmferry repair ${guest} finds out who owns it`);
   }
   const attempt = host.store.attempt(guest);
   if (attempt?.role === 'source' && attempt.cold) throw new GuestStateError(`guest "${guest}" is being copied to ${attempt.to}: cancel that (vmferry cancel ${guest}), or start it there afterwards`);
-  if (!mayStart(ownership)) throw new GuestStateError(`guest "${guest}" is on its way to ${host.name} and not startable before it has arrived`);
+  if (!mayStart(ownership)) throw new GuestStateError(`guest "${guest}" is on its way to ${host.name} and not startable before it has arrived. If no migration is under way, vmferry repair ${guest} finds out who owns it`);
   const monitor = await ensureQemu(host, definition, false);
   const { status } = await monitor.execute('query-status');
   if (status === 'prelaunch') await monitor.execute('cont');
@@ -77,12 +77,12 @@ export async function startGuest(host: Host, guest: string): Promise<void> {
 export async function stopGuest(host: Host, guest: string, graceMs: number): Promise<void> {
   host.definition(guest);
   const attempt = host.store.attempt(guest);
-  if (attempt) throw new GuestStateError(`guest "${guest}" is being moved ${attempt.role === 'source' ? `to ${attempt.to}` : `from ${attempt.from}`}: cancel its migration first`);
+  if (attempt) throw new GuestStateError(`guest "${guest}" is being moved ${attempt.role === 'source' ? `to ${attempt.to}` : `from ${attempt.from}`}: cancel its migration first; if there is none, vmferry repair ${guest} removes what a terminated one left`);
   const process = host.process(guest);
   if (!process) return;
   if (graceMs > 0) {
     await host.monitor(guest).execute('system_powerdown');
-    await processExit(process, AbortSignal.timeout(graceMs)).catch(() => undefined);
+    await host.programs.exit(process, AbortSignal.timeout(graceMs)).catch(() => undefined);
   }
   await quitQemu(host, guest);
 }
@@ -93,10 +93,10 @@ export async function quitQemu(host: Host, guest: string): Promise<void> {
   if (process) {
     const monitor = host.monitor(guest);
     // One that somebody else started in a chroot, or as another user, cannot remove its sockets itself.
-    const made = host.store.adopted(guest)?.pid === process.pid ? madeAtStart(commandLineOf(process.pid)) : [];
+    const made = host.store.adopted(guest)?.pid === process.pid ? madeAtStart(host.programs.commandLine(process.pid)) : [];
     // A QEMU whose main loop hangs does not answer: SIGTERM, then SIGKILL, end it all the same.
     await monitor.execute('quit', {}, { timeoutMs: 2_000 }).catch(() => undefined);
-    await processExit(process, AbortSignal.timeout(3_000)).catch(() => terminate(process, 2_000));
+    await host.programs.exit(process, AbortSignal.timeout(3_000)).catch(() => host.programs.terminate(process, 2_000));
     host.monitors.forget(monitor.path);
     for (const path of made) await rm(path, { force: true });
   }
@@ -108,7 +108,7 @@ export async function killQemu(host: Host, guest: string): Promise<void> {
   const process = host.process(guest);
   if (!process) return;
   const { path } = host.monitor(guest);
-  await terminate(process, 0);
+  await host.programs.terminate(process, 0);
   host.monitors.forget(path);
 }
 

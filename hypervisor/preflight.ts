@@ -13,7 +13,6 @@ import { imageInfo, missingFolders } from './images';
 import { emulatorPath } from './launch';
 import { OURS } from './mirrors';
 import { postCopyRefusal } from './post-copy';
-import { run } from './processes';
 import { formatBytes } from './size';
 
 /** One disk of a guest that is to move. */
@@ -62,7 +61,7 @@ export async function inspectSource(host: Host, guest: string, attempt: string):
   const definition = host.store.definition(guest);
   if (!definition) return { blockers: [`guest "${guest}" is not defined on ${host.name} (here are: ${host.store.names().join(', ') || 'none'})`], warnings };
   const ownership = host.store.ownership(guest);
-  if (ownership?.state === 'handed-over' && ownership.attempt !== attempt) blockers.push(`guest "${guest}" was handed over to ${ownership.to} by attempt ${ownership.attempt}: find out which copy runs before it is moved again`);
+  if (ownership?.state === 'handed-over' && ownership.attempt !== attempt) blockers.push(`guest "${guest}" was handed over to ${ownership.to} by attempt ${ownership.attempt}: vmferry repair ${guest} finds out which copy is the guest`);
   if (ownership?.state === 'incoming') blockers.push(`guest "${guest}" is still on its way from ${ownership.from} to ${host.name}`);
   if (!host.process(guest)) return { blockers: [...blockers, `guest "${guest}" does not run on ${host.name}: start it first (vmferry vm start ${guest})`], warnings };
   let qmp: QmpConnection;
@@ -137,10 +136,10 @@ export async function inspectDestination(host: Host, plan: GuestPlan, attempt: s
   if (host.process(guest) && !leftover && !behind) blockers.push(`a QEMU of guest "${guest}" runs on ${host.name} already`);
   await collect(blockers, async () => {
     const emulator = emulatorPath(host, definition.emulator);
-    const machines = await run(emulator, ['-machine', 'help']);
+    const machines = await host.programs.run(emulator, ['-machine', 'help']);
     if (!machines.split('\n').some((line) => line.split(/\s/)[0] === definition.machine)) blockers.push(`${emulator} on ${host.name} has no machine type ${definition.machine}: it is older than the source's, upgrade QEMU there`);
     const model = definition.cpu.model.split(',')[0]!;
-    const models = await run(emulator, ['-cpu', 'help']);
+    const models = await host.programs.run(emulator, ['-cpu', 'help']);
     if (!models.split(/\s+/).some((word) => word.replace(/-x86_64-cpu$/, '') === model)) blockers.push(`${emulator} on ${host.name} has no CPU model ${model}`);
   });
   if (postCopy) {

@@ -14,7 +14,7 @@ export async function retireCopy(host: Host, guest: string, attempt: string, { s
   await stopGuard(host, guest);
   await quitQemu(host, guest);
   const paths = movingDisks(host.definition(guest)).map((disk) => host.path(guest, disk.path));
-  if (sourceDisks === 'wipe') for (const path of paths) await wipe(path);
+  if (sourceDisks === 'wipe') for (const path of paths) await wipe(host, path);
   else {
     const until = new Date(Date.now() + keepHours * 3_600_000).toISOString();
     const aside = (await Promise.all(paths.map((path) => putAside(path, attempt)))).filter((path) => path !== undefined);

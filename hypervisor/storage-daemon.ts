@@ -6,7 +6,7 @@ import type { QmpMonitor } from '../qmp/monitor';
 import type { Host } from './host';
 import { runFolder } from './host-config';
 import { isAddressInUse, noFreePort, portsInOrder } from './ports';
-import { processOfPidFile, type ProcessIdentity, startDetached, terminate } from './processes';
+import type { ProcessIdentity } from './processes';
 
 /**
  * The process that receives a guest's disks at the destination. It is not the incoming QEMU, so that the copy outlives that QEMU:
@@ -37,7 +37,7 @@ const PID_FILE = 'storage.pid';
 const nodeNames = (index: number) => ({ file: `disk${index}-file`, format: `disk${index}-format`, throttle: `disk${index}-throttle` });
 
 export function storageDaemonProcess(host: Host, guest: string): ProcessIdentity | undefined {
-  return processOfPidFile(host.runFile(guest, PID_FILE));
+  return host.programs.ofPidFile(host.runFile(guest, PID_FILE));
 }
 
 function storageMonitor(host: Host, guest: string): QmpMonitor {
@@ -51,7 +51,7 @@ async function ensureStorageDaemon(host: Host, guest: string): Promise<QmpMonito
   await mkdir(runFolder(host.config, guest), { recursive: true, mode: 0o700 });
   await rm(monitor.path, { force: true });
   const args = ['--chardev', `socket,id=monitor,path=${monitor.path},server=on,wait=off`, '--monitor', 'chardev=monitor', '--pidfile', host.runFile(guest, PID_FILE)];
-  await startDetached(host.config.binaries.storageDaemon, args, host.runFile(guest, 'storage.log'), async (signal) => {
+  await host.programs.start(host.config.binaries.storageDaemon, args, host.runFile(guest, 'storage.log'), async (signal) => {
     for (;;) {
       signal.throwIfAborted();
       if (storageDaemonProcess(host, guest)) {
@@ -148,7 +148,7 @@ export async function releaseImages(host: Host, guest: string): Promise<void> {
   const late = new AbortController();
   try {
     const released = letImagesGo(storageMonitor(host, guest)).then(() => true, () => false);
-    if (!(await Promise.race([released, delay(RELEASE_MS, false, { signal: late.signal })]))) await terminate(process, 0);
+    if (!(await Promise.race([released, delay(RELEASE_MS, false, { signal: late.signal })]))) await host.programs.terminate(process, 0);
   } finally {
     late.abort();
   }
@@ -169,7 +169,7 @@ async function letImagesGo(monitor: QmpMonitor): Promise<void> {
 export async function stopStorageDaemon(host: Host, guest: string): Promise<void> {
   const process = storageDaemonProcess(host, guest);
   // SIGTERM makes it flush and close its images.
-  if (process) await terminate(process, 5_000);
+  if (process) await host.programs.terminate(process, 5_000);
   const monitor = storageMonitor(host, guest);
   host.monitors.forget(monitor.path);
   for (const file of [SOCKET, PID_FILE, 'storage.log']) await rm(host.runFile(guest, file), { force: true });

@@ -1,5 +1,6 @@
+import { setTimeout as delay } from 'node:timers/promises';
 import type { QmpConnection } from '../qmp/connection';
-import { QmpDisconnected, QmpTimeout } from '../qmp/errors';
+import { QmpCommandFailed, QmpDisconnected, QmpTimeout } from '../qmp/errors';
 import { eventTimeMs, type QmpEventQueue } from '../qmp/event-queue';
 import { activateImages } from './activate';
 import { stopGuard } from './guard';
@@ -9,7 +10,6 @@ import { ensureQemu, killQemu, qemuLastWords } from './launch';
 import type { LeaseServer } from './lease';
 import { listenForMigration } from './migration';
 import { isAddressInUse, noFreePort, portsInOrder } from './ports';
-import { isAlive, processExit } from './processes';
 import { releaseImages, storageDaemonProcess } from './storage-daemon';
 
 /** Moments at the destination, in milliseconds since the epoch by that host's clock. */
@@ -37,6 +37,7 @@ const WORD_LOOK_MS = 5;
  * very moment of the switch.
  */
 const UNHEARD_MS = 150;
+const LOCKS_MS = 5_000;
 
 /** Starts a QEMU that waits for the guest's memory, or finds it, and gives the port where it listens. */
 export async function openIncoming(host: Host, guest: string, attempt: string, capabilities: Record<string, boolean> = {}): Promise<number> {
@@ -91,7 +92,7 @@ export async function takeOver(host: Host, lease: LeaseServer | undefined, guest
   const release = lease?.hold(attempt, {
     ended: qmp.closed,
     probe: async () => {
-      if (daemon && !isAlive(daemon)) throw new Error(`the storage daemon of guest ${guest} on ${host.name} has ended`);
+      if (daemon && !host.programs.isAlive(daemon)) throw new Error(`the storage daemon of guest ${guest} on ${host.name} has ended`);
       await qmp.execute('query-status', undefined, { timeoutMs: 60_000, signal });
     },
     arm: async (run, handedOver) => {
@@ -117,7 +118,7 @@ export async function takeOver(host: Host, lease: LeaseServer | undefined, guest
 /** A process that has closed its monitor may need a moment to be gone. */
 async function stillRuns(host: Host, guest: string): Promise<boolean> {
   const process = host.process(guest);
-  return process !== undefined && !(await processExit(process, AbortSignal.timeout(500)).then(() => true, () => false));
+  return process !== undefined && !(await host.programs.exit(process, AbortSignal.timeout(500)).then(() => true, () => false));
 }
 
 async function whenComplete(host: Host, guest: string, attempt: string, qmp: QmpConnection, hearsSource: boolean, signal: AbortSignal): Promise<TakeOverResult> {
@@ -173,8 +174,20 @@ async function runMarked(host: Host, guest: string, attempt: string, qmp: QmpCon
     await activateImages(qmp, host.runFile(guest, 'activate.sock'));
     return { guest: 'paused' };
   }
-  if (!running) await qmp.execute('cont');
+  if (!running) await letRun(qmp);
   return { guest: 'running' };
+}
+
+/** A storage daemon that was killed may hold its locks for a moment longer than its process is seen: `cont` then fails, and is repeated. */
+async function letRun(qmp: QmpConnection): Promise<void> {
+  for (const end = performance.now() + LOCKS_MS; ; await delay(5)) {
+    try {
+      await qmp.execute('cont');
+      return;
+    } catch (error) {
+      if (!(error instanceof QmpCommandFailed && /Failed to get .* lock/.test(error.desc)) || performance.now() > end) throw error;
+    }
+  }
 }
 
 /** What this host knows of a guest that was on its way here, for the ownership table. One whose marker is written, and that is not running yet, is let run. */

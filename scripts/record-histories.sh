@@ -7,4 +7,4 @@ VMFERRY_RECORD=$PWD/test/replay/histories
 export VMFERRY_TEMPORAL VMFERRY_RECORD
 rm -rf "$VMFERRY_RECORD"
 mkdir -p "$VMFERRY_RECORD"
-exec npx jest --runInBand test/migration/moves test/migration/rules test/migration/post-copy-faults "$@"
+exec npx jest --runInBand test/migration/moves test/migration/rules test/migration/repair test/migration/fence test/migration/post-copy-faults "$@"

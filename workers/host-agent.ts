@@ -1,6 +1,7 @@
 import { mkdir, unlink } from 'node:fs/promises';
 import { join } from 'node:path';
-import { Worker } from '@temporalio/worker';
+import type { Client } from '@temporalio/client';
+import { type NativeConnection, Worker } from '@temporalio/worker';
 import type { Logger } from 'pino';
 import { createHostActivities } from '../activities';
 import { guarded, type HostDependencies } from '../activities/context';
@@ -16,6 +17,7 @@ import { Host } from '../hypervisor/host';
 import { guestReport, type HostFacts, hostFacts, rootReports, totalMemoryBytes } from '../hypervisor/host-report';
 import type { HostConfig } from '../hypervisor/host-config';
 import { LeaseServer } from '../hypervisor/lease';
+import type { Programs } from '../hypervisor/programs';
 import { Switchovers } from '../hypervisor/switchovers';
 import { CONTROL_QUEUE, convergencePolicySchema, hostWorkflowId, type HostReport, newsSignal, reportSignal } from '../workflows/messages';
 import { connectClient, connectWorker } from './connection';
@@ -23,6 +25,18 @@ import type { RunningWorker } from './control';
 
 export interface RunningAgent extends RunningWorker {
   host: Host;
+}
+
+/** Agents that share a process may share its connections to Temporal; whoever made them closes them. */
+export interface SharedConnections {
+  client: Client;
+  connection: NativeConnection;
+}
+
+export interface AgentOptions {
+  /** Default: the processes of this machine. */
+  programs?: Programs;
+  shared?: SharedConnections;
 }
 
 /** How often a host says that it is there. */
@@ -36,17 +50,16 @@ const GRACE = '100 milliseconds';
  * The agent of one host: the only process that touches its QEMUs, files and sockets. It may be started, stopped and killed at any time;
  * the guests do not notice.
  */
-export async function startHostAgent(config: HostConfig, logger: Logger): Promise<RunningAgent> {
+export async function startHostAgent(config: HostConfig, logger: Logger, { programs, shared }: AgentOptions = {}): Promise<RunningAgent> {
   await mkdir(config.stateDir, { recursive: true, mode: 0o700 });
   await mkdir(config.runDir, { recursive: true, mode: 0o700 });
   parseWith(convergencePolicySchema.partial(), config.migration, `migration in the configuration of ${config.name}`);
-  const host = new Host(config);
+  const host = new Host(config, programs);
   const leasePortFile = join(config.stateDir, 'lease-port.json');
   const lease = await LeaseServer.listen(config, readJson<number>(leasePortFile));
   await writeDurably(leasePortFile, String(lease.port));
 
-  const { client, connection: clientConnection } = await connectClient(config.temporal);
-  const { connection, namespace } = await connectWorker(config.temporal);
+  const { client, connection, close } = shared ? { ...shared, close: async () => undefined } : await connectOwn(config);
   const facts = await hostFacts(host);
   let reports = 0;
   const announce = async () => {
@@ -66,7 +79,7 @@ export async function startHostAgent(config: HostConfig, logger: Logger): Promis
   await resumeWindows(deps);
   const worker = await Worker.create({
     connection,
-    namespace,
+    namespace: client.options.namespace,
     taskQueue: config.name,
     activities: createHostActivities(deps),
     shutdownGraceTime: GRACE,
@@ -99,6 +112,18 @@ export async function startHostAgent(config: HostConfig, logger: Logger): Promis
       await deps.switchovers.leave();
       await lease.close();
       host.close();
+      await close();
+    },
+  };
+}
+
+async function connectOwn(config: HostConfig): Promise<SharedConnections & { close: () => Promise<void> }> {
+  const { client, connection: clientConnection } = await connectClient(config.temporal);
+  const { connection } = await connectWorker(config.temporal);
+  return {
+    client,
+    connection,
+    close: async () => {
       await connection.close();
       await clientConnection.close();
     },

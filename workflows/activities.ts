@@ -3,9 +3,11 @@ import type { destinationActivities } from '../activities/destination';
 import type { FleetActivities } from '../activities/fleet';
 import type { coldActivities } from '../activities/cold';
 import type { convergenceActivities } from '../activities/convergence';
+import type { repairActivities } from '../activities/repair';
 import type { sourceActivities } from '../activities/source';
 import { CONTROL_QUEUE } from './messages';
 
+type Repair = ReturnType<typeof repairActivities>;
 type Source = ReturnType<typeof sourceActivities> & ReturnType<typeof convergenceActivities> & Cold;
 type Destination = ReturnType<typeof destinationActivities> & Cold;
 type Cold = ReturnType<typeof coldActivities>;
@@ -19,6 +21,8 @@ const COMMON = {
 
 /** A look: a host whose agent does not answer now is not waited for. */
 const LOOK = { ...COMMON, scheduleToStartTimeout: '10 seconds', scheduleToCloseTimeout: '2 minutes' } as const;
+/** One that was away a moment ago is not waited for as long again. */
+const GLANCE = { ...LOOK, scheduleToStartTimeout: '2 seconds' } as const;
 /** A step before the switchover: an agent that is being restarted is waited for, a dead host is not. */
 const STEP = { ...COMMON, scheduleToStartTimeout: '2 minutes', scheduleToCloseTimeout: '10 minutes' } as const;
 /** What a host that is away leaves undone is done by `finishCleanup` when it returns. */
@@ -52,4 +56,10 @@ export function sourceHost(host: string) {
 export function destinationHost(host: string) {
   const on = (options: ActivityOptions) => proxyActivities<Destination>({ ...options, taskQueue: host });
   return { look: on(LOOK), step: on(STEP), switchover: on(SWITCHOVER), undo: on(UNDO), atLast: on(AT_LAST) };
+}
+
+/** For a repair, which does not know yet which side a host is. */
+export function anyHost(host: string) {
+  const on = (options: ActivityOptions) => proxyActivities<Source & Destination & Repair>({ ...options, taskQueue: host });
+  return { look: on(LOOK), glance: on(GLANCE), step: on(STEP), atLast: on(AT_LAST) };
 }

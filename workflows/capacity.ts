@@ -1,5 +1,5 @@
 import { megabytes } from './convergence';
-import { type PlacementHost, SILENT_AFTER_MS, type Slots } from './fleet';
+import { type HostCapacity, type PlacementHost, SILENT_AFTER_MS, type Slots } from './fleet';
 import type { HostState, Reservation } from './messages';
 
 /** Until an agent of an older build reports its own. */
@@ -44,6 +44,11 @@ export function placementHost(host: HostState, nowMs: number): PlacementHost {
     moving: { outgoing: count(host, 'outgoing'), incoming: count(host, 'incoming') },
     guests: host.guests,
   };
+}
+
+export function capacityOf({ name, labels, reachable, cordoned, totalMemoryBytes, freeMemoryBytes, guests }: PlacementHost): HostCapacity {
+  const guestMemoryBytes = guests.filter(({ state }) => state === 'running' || state === 'paused').reduce((sum, { memoryBytes }) => sum + memoryBytes, 0);
+  return { name, labels, reachable, cordoned: cordoned !== undefined, totalMemoryBytes, freeMemoryBytes, guestMemoryBytes, guests: guests.map((guest) => guest.name) };
 }
 
 /** Why a host cannot give this now; `NoSlot` may be otherwise in a moment. Pure: an update's validator. */

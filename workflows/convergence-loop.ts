@@ -1,10 +1,10 @@
-import { ActivityFailure, ApplicationFailure, CancellationScope, condition, isCancellation, log, setHandler, sleep, upsertSearchAttributes } from '@temporalio/workflow';
+import { ActivityFailure, ApplicationFailure, CancellationScope, condition, isCancellation, log, patched, setHandler, sleep, upsertSearchAttributes } from '@temporalio/workflow';
 import type { MigrationRef } from '../activities/context';
 import type { GiveUpKind } from '../hypervisor/handover';
 import type { MirrorTarget } from '../hypervisor/mirrors';
 import type { GuestPlan } from '../hypervisor/preflight';
 import type { destinationHost, sourceHost } from './activities';
-import type { Assessment } from './convergence';
+import { type Assessment, blameDestinationDisk, DISK_BUSY } from './convergence';
 import { decide, type Decision, type Effects, judge, nameOf, type Policy, type Remedy, type Tried } from './divergence';
 import { type DecisionRecord, type MigrationRequest, type MigrationStatus, newsSignal, SEARCH_ATTRIBUTES, steerUpdate } from './messages';
 import type { MemoryAssessment } from './memory-convergence';
@@ -43,6 +43,7 @@ export class ConvergenceLoop {
   private effects: Effects = {};
   private bandwidth: number | undefined;
   private askedAtMs: number | undefined;
+  private askedDestinationAtMs: number | undefined;
   private waitUntilMs: number | undefined;
   private deadlineAtMs = 0;
   private order: Order | undefined;
@@ -211,10 +212,22 @@ export class ConvergenceLoop {
       }
       if (done()) return undefined;
       const seen = this.changes;
+      await this.askDestination();
       const againAtMs = this.assessment ? await this.act(decide(this.situation(this.assessment))) : this.deadlineAtMs;
       if (this.order) continue;
       await condition(() => done() || this.changes !== seen || this.order !== undefined, Math.max(1, againAtMs - Date.now()));
     }
+  }
+
+  /** Once in a while of trouble: whether the destination's disk is what the copy waits for, and not the link. Only words hang on it. */
+  private async askDestination(): Promise<void> {
+    const { assessment } = this;
+    if (assessment?.trouble !== 'guest-writes-faster-than-link' || this.askedDestinationAtMs === assessment.sinceMs || !patched('disk-busy')) return;
+    this.askedDestinationAtMs = assessment.sinceMs;
+    const busy = await this.destination.look.diskBusy(this.ref).catch(() => undefined);
+    if (busy === undefined || busy < DISK_BUSY || this.assessment !== assessment) return;
+    this.assessment = blameDestinationDisk(assessment, busy);
+    this.tell(this.assessment.verdict, this.assessment.message);
   }
 
   /** Does what was decided; returns when to decide again, in ms. */

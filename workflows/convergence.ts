@@ -41,7 +41,7 @@ const BUDGET_LEFT_OVER = 0.8;
 const CAP_USED = 0.85;
 /** A link that carries less than this part of what it can leaves the destination's disk as the reason. */
 const LINK_USED = 0.5;
-const DISK_BUSY = 0.9;
+export const DISK_BUSY = 0.9;
 /** Finishing two mirrors on an idle link took 23 ms (facts/qemu.md §1.8). */
 const DRAIN_OVERHEAD_MS = 25;
 /** Stands for "for ever" where a number is needed: `Infinity` does not survive JSON. */
@@ -291,6 +291,12 @@ const BECAUSE: Record<TroubleSource, string> = {
   'target-error': ': the destination could not write it',
   'source-error': ': the source could not read it',
 };
+
+/** The same, when the destination says that its disk is what the copy waits for. */
+export function blameDestinationDisk(assessment: Assessment, busy: number): Assessment {
+  const trouble = 'destination-disk-slow';
+  return { ...assessment, trouble, message: assessment.message.replace(BECAUSE[assessment.trouble], `${BECAUSE[trouble]}, busy for ${Math.round(busy * 100)} % of the time`) };
+}
 
 function messageOf(assessment: Assessment, disk: DiskAssessment, sample: DiskSample, trend: DiskTrend, nowMs: number, around: Surroundings): string {
   const { verdict, disks, trouble } = assessment;

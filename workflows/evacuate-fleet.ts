@@ -3,11 +3,11 @@ import { WorkflowExecutionAlreadyStartedError } from '@temporalio/common';
 import { control } from './activities';
 import { cell } from './details';
 import { evacuateHost } from './evacuate-host';
-import { type EvacuateFleetInput, evacuateFleetSchema, type EvacuationReport, evacuationWorkflowId, type FleetEvacuationStatus, fleetEvacuationQuery, pauseUpdate } from './evacuation';
-import type { PlacementHost } from './fleet';
+import { chosenHosts } from './evacuation-rules';
+import { type EvacuateFleetInput, evacuateFleetSchema, type EvacuationReport, evacuationWorkflowId, type FleetEvacuationStatus, fleetEvacuationQuery, fleetVerdictUpdate, pauseUpdate } from './evacuation';
+import type { HostCapacity } from './fleet';
 import { parseInput } from './input';
 import { SEARCH_ATTRIBUTES } from './messages';
-import { InvalidSelector, matches, parseSelector } from './selector';
 import { innermost } from './steering';
 
 /** How often the free capacity is looked at while it is too little to go on. */
@@ -29,8 +29,14 @@ export async function evacuateFleet(raw: EvacuateFleetInput, carried?: Carried):
   const status: FleetEvacuationStatus = carried?.status ?? { hosts: [], paused: false };
   const windowEndsAtMs = carried?.windowEndsAtMs ?? (input.windowSeconds === undefined ? undefined : Date.now() + input.windowSeconds * 1000);
   let cancelled = false;
+  let verdict: 'accepted' | ApplicationFailure | undefined = carried && 'accepted';
   const show = () => setCurrentDetails(details(status));
   setHandler(fleetEvacuationQuery, () => status);
+  setHandler(fleetVerdictUpdate, async () => {
+    await condition(() => verdict !== undefined);
+    if (verdict instanceof ApplicationFailure) throw verdict;
+    return status;
+  });
   setHandler(pauseUpdate, ({ paused }) => {
     status.paused = paused;
     show();
@@ -38,7 +44,16 @@ export async function evacuateFleet(raw: EvacuateFleetInput, carried?: Carried):
   void CancellationScope.current().cancelRequested.catch(() => {
     cancelled = true;
   });
-  if (!carried) status.hosts = chosen(input, await control.fleet()).map((host) => ({ host, state: 'waiting', moved: 0, stayed: 0 }));
+  if (!carried) {
+    const chosen = chosenHosts(input, await control.capacities());
+    if ('refused' in chosen) {
+      verdict = ApplicationFailure.nonRetryable(`${chosen.refused}. Nothing was changed`, 'EvacuationRefused', { blockers: [chosen.refused] });
+      await condition(allHandlersFinished);
+      throw verdict;
+    }
+    status.hosts = chosen.hosts.map((host) => ({ host, state: 'waiting', moved: 0, stayed: 0 }));
+    verdict = 'accepted';
+  }
   const waiting = () => status.hosts.filter(({ state }) => state === 'waiting');
   const leftSeconds = () => (windowEndsAtMs === undefined ? undefined : (windowEndsAtMs - Date.now()) / 1000);
   const isOver = () => cancelled || (leftSeconds() ?? 1) <= 0;
@@ -50,31 +65,35 @@ export async function evacuateFleet(raw: EvacuateFleetInput, carried?: Carried):
       await CancellationScope.nonCancellable(() => condition(() => !status.paused || cancelled, (left ?? LONGEST_SECONDS) * 1000));
       continue;
     }
-    const wave = waiting().slice(0, input.hostsAtOnce);
-    const fleet = await control.fleet();
-    const why = whyTooFull(wave.map(({ host }) => host), fleet, input.minFreeMemory);
-    if (why && wave.length === 1) {
+    const fleet = await control.capacities();
+    const next = waiting().slice(0, input.hostsAtOnce);
+    // A smaller wave may fit where a larger one does not.
+    const waves = next.map((_, index) => next.slice(0, next.length - index));
+    const tooFull = (wave: typeof next) => whyTooFull(wave.map(({ host }) => host), fleet, input.minFreeMemory);
+    const wave = waves.find((one) => tooFull(one) === undefined);
+    if (!wave) {
+      const why = tooFull(next.slice(0, 1))!;
       status.waitsFor = why;
       show();
       await sleep(LOOK, { summary: why }).catch(() => undefined);
       continue;
     }
     delete status.waitsFor;
-    // A smaller wave may fit where a larger one does not.
-    const begun = why ? wave.slice(0, 1) : wave;
-    await Promise.all(begun.map((one) => empty(one, (fleet.find(({ name }) => name === one.host)?.guests ?? []).map(({ name }) => name), begun.length)));
+    await Promise.all(wave.map((one) => empty(one, fleet.find(({ name }) => name === one.host)?.guests ?? [], wave.length)));
     if (workflowInfo().continueAsNewSuggested && waiting().length > 0 && !isOver()) {
       await condition(allHandlersFinished);
       await continueAsNew<typeof evacuateFleet>(raw, { status, ...(windowEndsAtMs !== undefined && { windowEndsAtMs }) });
     }
   }
+  delete status.waitsFor;
+  if (cancelled) status.cancelled = true;
   for (const one of waiting()) one.why = cancelled ? 'it was cancelled' : 'the window ended';
   show();
   await CancellationScope.nonCancellable(() => condition(allHandlersFinished));
   return status;
 
   async function empty(one: FleetEvacuationStatus['hosts'][number], guests: string[], together: number): Promise<void> {
-    const { destinations, approved, skip, stopped, limits, maxFailures, tries, atWindowEnd, atCancel, migration } = input;
+    const { destinations, approved, skip, stopped, limits, maxFailures, tries, atWindowEnd, atCancel } = input;
     const left = leftSeconds();
     const { host } = one;
     one.state = 'emptying';
@@ -85,7 +104,7 @@ export async function evacuateFleet(raw: EvacuateFleetInput, carried?: Carried):
         cancellationType: ChildWorkflowCancellationType.WAIT_CANCELLATION_COMPLETED,
         staticSummary: `empties ${host}`,
         typedSearchAttributes: [{ key: SEARCH_ATTRIBUTES.source, value: host }, { key: SEARCH_ATTRIBUTES.evacuation, value: host }],
-        args: [{ host, destinations, approved: approved.filter((guest) => guests.includes(guest)), skip: skip.filter((guest) => guests.includes(guest)), stopped, maxFailures, tries, atWindowEnd, atCancel, migration, limits: { ...limits, fleet: Math.max(1, Math.floor(limits.fleet / together)) }, ...(left !== undefined && { windowSeconds: Math.max(1, left) }) }],
+        args: [{ host, destinations, approved: approved.filter((guest) => guests.includes(guest)), skip: skip.filter((guest) => guests.includes(guest)), stopped, maxFailures, tries, atWindowEnd, atCancel, ...(raw.migration && { migration: raw.migration }), limits: { ...limits, fleet: Math.max(1, Math.floor(limits.fleet / together)) }, ...(left !== undefined && { windowSeconds: Math.max(1, left) }) }],
       });
       const report: EvacuationReport = await child.result();
       one.state = 'done';
@@ -101,29 +120,12 @@ export async function evacuateFleet(raw: EvacuateFleetInput, carried?: Carried):
   }
 }
 
-/** The hosts that are meant, in the order of their names. Throws `EvacuationRefused`. */
-function chosen({ hosts, selector }: ReturnType<typeof evacuateFleetSchema.parse>, fleet: PlacementHost[]): string[] {
-  const refuse = (message: string) => ApplicationFailure.nonRetryable(`${message}. Nothing was changed`, 'EvacuationRefused');
-  const unknown = hosts.filter((host) => !fleet.some(({ name }) => name === host));
-  if (unknown.length > 0) throw refuse(`hosts: there is no host ${unknown.map((host) => `"${host}"`).join(', ')} (known are: ${fleet.map(({ name }) => name).join(', ') || 'none'})`);
-  if (hosts.length > 0) return [...new Set(hosts)].sort();
-  try {
-    const wanted = parseSelector(selector);
-    const found = fleet.filter(({ labels }) => matches(wanted, labels)).map(({ name }) => name);
-    if (found.length === 0) throw refuse(`selector: "${selector}" matches no host (labels are: ${[...new Set(fleet.flatMap(({ labels }) => Object.entries(labels).map(([key, value]) => `${key}=${value}`)))].sort().slice(0, 20).join(', ') || 'none'})`);
-    return found;
-  } catch (error) {
-    if (error instanceof InvalidSelector) throw refuse(error.message);
-    throw error;
-  }
-}
-
 /** Why these hosts cannot be emptied now without the others becoming too full; undefined if they can. */
-export function whyTooFull(wave: string[], fleet: PlacementHost[], minFreeMemory: number): string | undefined {
+export function whyTooFull(wave: string[], fleet: HostCapacity[], minFreeMemory: number): string | undefined {
   const takers = fleet.filter(({ name, reachable, cordoned }) => reachable && !cordoned && !wave.includes(name));
   const total = takers.reduce((sum, { totalMemoryBytes }) => sum + totalMemoryBytes, 0);
   const free = takers.reduce((sum, { freeMemoryBytes }) => sum + freeMemoryBytes, 0);
-  const coming = fleet.filter(({ name }) => wave.includes(name)).flatMap(({ guests }) => guests).filter(({ state }) => state === 'running' || state === 'paused').reduce((sum, { memoryBytes }) => sum + memoryBytes, 0);
+  const coming = fleet.filter(({ name }) => wave.includes(name)).reduce((sum, { guestMemoryBytes }) => sum + guestMemoryBytes, 0);
   const share = total === 0 ? 0 : (free - coming) / total;
   return share >= minFreeMemory ? undefined : `the hosts that take guests would have ${Math.round(share * 100)} % of their memory free, less than ${Math.round(minFreeMemory * 100)} % (minFreeMemory)`;
 }

@@ -1,15 +1,13 @@
 import { ApplicationFailure, allHandlersFinished, CancellationScope, CancelledFailure, ChildWorkflowCancellationType, ChildWorkflowFailure, condition, ParentClosePolicy, setCurrentDetails, setHandler, startChild, upsertSearchAttributes } from '@temporalio/workflow';
 import { WorkflowExecutionAlreadyStartedError } from '@temporalio/common';
 import { control } from './activities';
-import { approveUpdate, bringBackUpdate, changedLimits, type EvacuateHostInput, evacuateHostSchema, evacuationQuery, type EvacuationReport, type EvacuationStatus, pauseUpdate, type PlannedMove, setLimitsUpdate, skipUpdate } from './evacuation';
+import { approveUpdate, bringBackUpdate, changedLimits, type EvacuateHostInput, evacuateHostSchema, type EvacuationLimits, evacuationQuery, type EvacuationReport, type EvacuationRequest, type EvacuationStatus, type MovePlan, pauseUpdate, type PlannedMove, setLimitsUpdate, skipUpdate, verdictUpdate } from './evacuation';
 import { evacuationDetails } from './evacuation-details';
 import { refuseEvacuation } from './evacuation-rules';
-import type { PlacementHost } from './fleet';
 import { parseInput } from './input';
 import { type MigrationResult, migrationWorkflowId, SEARCH_ATTRIBUTES } from './messages';
 import { migrateVm } from './migrate-vm';
 import { moveCold } from './move-cold';
-import { placeGuests } from './placement';
 import { mayStart } from './start-order';
 import { innermost } from './steering';
 
@@ -17,19 +15,19 @@ import { innermost } from './steering';
 const MOST_ROUNDS = 5;
 /** A guest that another migration moves is looked at again after this. */
 const BUSY_MS = 30_000;
-const LONGEST_MS = 365 * 24 * 3600 * 1000;
 /** Failures that speak against the destination: another one is tried. */
 const DESTINATION_FAILED = ['MigrationRefused', 'HostUnreachable', 'DestinationDied', 'MirrorFailed', 'CopyStalled', 'NoSlot', 'ImageExists'];
+
+/** Ends of a move that had changed nothing: others took the room that was planned for it. They do not count as failures. */
+const REFUSED = ['MigrationRefused', 'HostUnreachable', 'NoSlot'];
 
 /**
  * Empties a host: cordons it, plans, moves every guest that can go, by a child workflow each, and says what became of each. It stays cordoned until somebody
  * says otherwise. A guest that fails stops nobody; `maxFailures` does. What moves when this is terminated goes on by itself.
  */
 export async function evacuateHost(raw: EvacuateHostInput): Promise<EvacuationReport> {
-  return await new Evacuation(parseInput(evacuateHostSchema, raw, 'EvacuationRefused')).run();
+  return await new Evacuation({ ...parseInput(evacuateHostSchema, raw, 'EvacuationRefused'), migration: raw.migration ?? {} }).run();
 }
-
-type Input = ReturnType<typeof evacuateHostSchema.parse>;
 
 class Evacuation {
   private readonly startedAtMs = Date.now();
@@ -39,7 +37,11 @@ class Evacuation {
   private readonly avoid: Record<string, string[]> = {};
   /** Of the moves under way. */
   private readonly scopes = new Map<string, CancellationScope>();
-  private readonly skipped: Set<string>;
+  /** Guests that are not to move any more, and why. */
+  private readonly skipped: Map<string, string>;
+  /** On the host, or on their way from it, when that was last looked at. */
+  private home = new Set<string>();
+  private verdict?: 'accepted' | ApplicationFailure;
   private approved = false;
   private paused = false;
   private cancelled = false;
@@ -48,11 +50,18 @@ class Evacuation {
   private replan = false;
   /** A guest is moved by somebody else. */
   private busy = false;
+  /** Counts whatever may let another guest start, or end the ones that move. */
   private changes = 0;
+  /** Tries that failed, of this way: away, or back. */
+  private failed = 0;
+  /** Where guests are that are brought back. */
+  private readonly awayAt = new Map<string, string>();
+  /** Stopped guests that were asked to stay. */
+  private readonly left = new Set<string>();
 
-  constructor(private readonly input: Input) {
+  constructor(private readonly input: EvacuationRequest) {
     const { host, limits, skip, windowSeconds } = input;
-    this.skipped = new Set(skip);
+    this.skipped = new Map(skip.map((guest) => [guest, 'it was asked to stay']));
     this.status = { host, phase: 'planning', planned: [], moving: [], moved: [], stayed: [], failures: [], limits, ...(windowSeconds !== undefined && { windowEndsAt: new Date(this.startedAtMs + windowSeconds * 1000).toISOString() }) };
     this.listen();
   }
@@ -61,54 +70,69 @@ class Evacuation {
     const { input, status } = this;
     upsertSearchAttributes([{ key: SEARCH_ATTRIBUTES.source, value: input.host }, { key: SEARCH_ATTRIBUTES.evacuation, value: input.host }]);
     this.show();
-    const fleet = await control.fleet();
-    this.plan(fleet);
-    const refused = refuseEvacuation(input, fleet, status.planned, status.stayed);
-    if (refused) throw ApplicationFailure.nonRetryable(`host ${input.host} cannot be evacuated; nothing was changed:\n- ${refused.join('\n- ')}`, 'EvacuationRefused', { blockers: refused });
-    if (input.mode === 'plan') return await this.end('planned');
-    await control.setCordon({ host: input.host, cordon: { by: 'evacuation', reason: `evacuate/${input.host}` } });
+    const refused = refuseEvacuation(input, await this.plan());
+    if (refused) {
+      this.verdict = ApplicationFailure.nonRetryable(`host ${input.host} cannot be evacuated; nothing was changed:\n- ${refused.join('\n- ')}`, 'EvacuationRefused', { blockers: refused });
+      await condition(allHandlersFinished);
+      throw this.verdict;
+    }
+    if (input.mode !== 'plan') await control.setCordon({ host: input.host, cordon: { by: 'evacuation', reason: `evacuate/${input.host}` } });
+    this.verdict = 'accepted';
+    if (input.mode === 'plan') {
+      status.phase = 'done';
+      this.show();
+      await condition(allHandlersFinished);
+      return { ...status, outcome: 'planned', totalMs: Date.now() - this.startedAtMs };
+    }
     void CancellationScope.current().cancelRequested.catch(() => {
       this.cancelled = true;
+      this.changes++;
     });
     return await CancellationScope.nonCancellable(async () => {
       if (input.mode === 'approve') {
         status.phase = 'waiting-for-approval';
         this.show();
-        await this.until(() => this.approved);
+        await this.until(() => this.approved || this.isOver);
       }
       for (let round = 1; round <= MOST_ROUNDS && !this.isOver; round++) {
         await this.moveAll();
         if (this.isOver) break;
-        if (this.busy) await this.until(() => false, BUSY_MS);
+        if (this.busy) await this.until(() => this.isOver, BUSY_MS);
         this.busy = false;
         // Who has come meanwhile, or could not move then: the host itself says it.
-        this.plan(await control.fleet());
+        await this.plan();
         if (status.planned.length === 0) break;
       }
       if (input.andReturn && status.moved.length > 0 && !this.cancelled) await this.bringBack();
-      return await this.end(this.cancelled ? 'cancelled' : status.stayed.some(({ guest }) => !this.skipped.has(guest)) ? 'partly' : 'completed');
+      return await this.end();
     });
   }
 
   /** What is left on the host, where it goes, and what must stay. Guests that move are left alone. */
-  private plan(fleet: PlacementHost[]): void {
+  private async plan(): Promise<MovePlan> {
     const { input, status } = this;
-    const home = fleet.find(({ name }) => name === input.host);
-    const moving = new Set(this.scopes.keys());
-    const gone = new Set(status.moved.map(({ guest }) => guest));
-    const candidates = (home?.guests ?? []).filter(({ name, state }) => !moving.has(name) && !(gone.has(name) && state.startsWith('handed over')));
-    const wanted = candidates.filter(({ name, state }) => !this.skipped.has(name) && !(state === 'stopped' && input.stopped === 'leave') && (this.tries[name] ?? 0) < input.tries);
-    const { moves, stays } = placeGuests(wanted.map((guest) => ({ guest, from: input.host })), fleet, { sources: [input.host], destinations: input.destinations, approved: input.approved, avoid: this.avoid });
-    status.planned = moves;
-    const others = candidates.filter((one) => !wanted.includes(one)).map(({ name, state }) => ({ guest: name, from: input.host, reasons: [this.whyNot(name, state)] }));
-    status.stayed = [...stays, ...others];
     this.replan = false;
+    const settled = [...this.skipped.keys(), ...Object.keys(this.tries).filter((guest) => this.tries[guest]! >= input.tries)];
+    const where = ({ guest, to }: { guest: string; to: string }) => ({ guest, to });
+    const plan = await control.planMoves({ host: input.host, settled, moving: status.moving.map(where), moved: status.moved.map(where), stopped: input.stopped, options: { sources: [input.host], destinations: input.destinations, approved: input.approved, avoid: this.avoid } });
+    const here = plan.home?.guests ?? [];
+    // While the plan was made a guest may have been skipped, and one that moved may have ended.
+    const free = ({ guest }: { guest: string }) => !this.skipped.has(guest) && !this.scopes.has(guest);
+    status.planned = plan.moves.filter(free);
+    const stays = plan.stays.filter(free);
+    const said = new Set([...status.planned, ...stays].map(({ guest }) => guest));
+    const others = here.filter(({ name }) => !said.has(name) && !this.scopes.has(name)).map(({ name, state }) => ({ guest: name, from: input.host, reasons: [this.whyNot(name, state)] }));
+    this.home = new Set([...here.map(({ name }) => name), ...this.scopes.keys()]);
+    for (const { name, state } of here) if (state === 'stopped' && input.stopped === 'leave') this.left.add(name);
+    status.stayed = [...stays, ...others];
     this.show();
+    return { ...plan, moves: status.planned, stays: status.stayed };
   }
 
   private whyNot(guest: string, state: string): string {
-    if (this.skipped.has(guest)) return 'it was asked to stay';
-    const failed = this.status.failures.filter((one) => one.guest === guest);
+    const asked = this.skipped.get(guest);
+    if (asked !== undefined) return asked;
+    const failed = this.status.failures.filter((one) => one.guest === guest && (!this.awayAt.has(guest) || one.to === this.input.host));
     if (failed.length > 0) return `${failed.length} tries failed: ${failed.map(({ to, why }) => `to ${to}: ${why}`).join('; ')}`;
     return `it is ${state}, and stopped guests were asked to stay`;
   }
@@ -117,16 +141,25 @@ class Evacuation {
   private async moveAll(): Promise<void> {
     const { status } = this;
     for (;;) {
-      if (this.replan && !this.isOver) this.plan(await control.fleet());
+      // Before anything is awaited: what changes meanwhile is looked at at once.
+      const seen = this.changes;
+      if (this.replan && !this.isOver) await this.plan();
       if (status.phase !== 'returning') status.phase = this.paused ? 'paused' : 'moving';
-      if (!this.paused && !this.isOver) for (const move of mayStart(status.planned, status.moving, status.limits)) await this.start(move);
+      await this.startSome();
+      if (this.isOver) this.endMoving();
       this.show();
       if (this.scopes.size === 0 && (status.planned.length === 0 || this.isOver)) return;
-      const seen = this.changes;
       await this.until(() => this.changes !== seen);
-      if (!this.isOver) continue;
-      this.endMoving();
-      await condition(() => this.scopes.size === 0);
+    }
+  }
+
+  /** One after the other: while one is started, another may be skipped, limits may be lowered, all may be paused. */
+  private async startSome(): Promise<void> {
+    const { status } = this;
+    while (!this.paused && !this.isOver) {
+      const [move] = mayStart(status.planned, status.moving, moveLimits(status.limits));
+      if (!move) return;
+      await this.start(move);
     }
   }
 
@@ -134,7 +167,6 @@ class Evacuation {
     const { input, status } = this;
     const { guest, from, to, cold } = move;
     status.planned = status.planned.filter((one) => one !== move);
-    this.tries[guest] = (this.tries[guest] ?? 0) + 1;
     const scope = new CancellationScope();
     const options = {
       workflowId: migrationWorkflowId(guest),
@@ -145,6 +177,7 @@ class Evacuation {
     };
     try {
       const child = await scope.run(() => (cold ? startChild(moveCold, { ...options, args: [{ vm: guest, to, ...coldFields(input) }] }) : startChild(migrateVm, { ...options, args: [{ ...input.migration, vm: guest, to }] })));
+      this.tries[guest] = (this.tries[guest] ?? 0) + 1;
       this.scopes.set(guest, scope);
       status.moving.push({ guest, from, to, workflowId: child.workflowId, since: new Date().toISOString() });
       void child.result().then(
@@ -153,8 +186,8 @@ class Evacuation {
       );
     } catch (error) {
       if (!(error instanceof WorkflowExecutionAlreadyStartedError)) throw error;
-      // Somebody else moves it: the host will say where it is.
-      status.failures.push({ guest, to, type: 'MigrationRefused', why: `it is being moved already (${migrationWorkflowId(guest)})` });
+      // Somebody else moves it, which is no failure of ours: the host will say where it is.
+      if (!status.failures.some((one) => one.guest === guest && one.type === 'Busy')) status.failures.push({ guest, to, type: 'Busy', why: `it is being moved already (${migrationWorkflowId(guest)})` });
       this.busy = true;
     }
   }
@@ -171,14 +204,18 @@ class Evacuation {
     }
     const cause = error instanceof ChildWorkflowFailure ? error.cause : error;
     if (cause instanceof CancelledFailure) {
-      status.stayed.push({ guest, from: move.from, reasons: [this.windowOver ? 'its move was put off as the window ended' : 'its move was cancelled'] });
+      const why = this.windowOver && !this.cancelled ? 'its move was put off as the window ended' : 'its move was cancelled';
+      status.stayed.push({ guest, from: move.from, reasons: [why] });
+      // By somebody who wants it to stay: it is not tried again.
+      if (!this.isOver) this.skipped.set(guest, why);
       return;
     }
     const { type, message } = innermost(cause);
     const why = message.split('\n').join(' ');
     status.failures.push({ guest, to, type: type ?? 'Failed', why });
     if (DESTINATION_FAILED.includes(type ?? '')) (this.avoid[guest] ??= []).push(to);
-    if (status.failures.length > input.maxFailures) status.stopped ??= `${status.failures.length} tries failed, more than ${input.maxFailures} (maxFailures)`;
+    if (!REFUSED.includes(type ?? '')) this.failed++;
+    if (this.failed > input.maxFailures) status.stopped ??= `${this.failed} tries failed, more than ${input.maxFailures} (maxFailures)`;
     // A host that is full or dead is no longer planned for.
     this.replan = status.phase !== 'returning';
   }
@@ -194,17 +231,19 @@ class Evacuation {
     if (undo) for (const scope of this.scopes.values()) scope.cancel();
   }
 
-  /** Until something is so, or it is over, or this long has passed. */
-  private async until(so: () => boolean, mostMs = LONGEST_MS): Promise<void> {
+  /** Until something is so, or the window ends, or this long has passed. */
+  private async until(so: () => boolean, mostMs = Infinity): Promise<void> {
     const { windowEndsAt } = this.status;
-    const windowMs = windowEndsAt === undefined || this.windowOver ? LONGEST_MS : Math.max(1, Date.parse(windowEndsAt) - Date.now());
-    const happened = await condition(() => so() || this.isOver, Math.min(windowMs, mostMs));
-    if (happened || windowMs > mostMs || windowMs === LONGEST_MS) return;
+    const windowMs = windowEndsAt === undefined || this.windowOver ? Infinity : Math.max(1, Date.parse(windowEndsAt) - Date.now());
+    const ms = Math.min(windowMs, mostMs);
+    if (ms === Infinity) return await condition(so);
+    if ((await condition(so, ms)) || windowMs > mostMs) return;
     this.windowOver = true;
+    this.changes++;
     this.status.stopped ??= `the window ended at ${windowEndsAt!}`;
   }
 
-  /** Waits for the word, then moves every guest home that is where it was put. */
+  /** Waits for the word, then moves every guest home that is where it was put. The window, and what failed, was of the way out. */
   private async bringBack(): Promise<void> {
     const { input, status } = this;
     status.phase = 'away';
@@ -212,27 +251,37 @@ class Evacuation {
     await condition(() => this.broughtBack || this.cancelled);
     if (this.cancelled) return;
     status.phase = 'returning';
+    delete status.stopped;
+    delete status.windowEndsAt;
+    this.windowOver = false;
+    this.failed = 0;
     await control.setCordon({ host: input.host });
-    const fleet = await control.fleet();
-    const away = status.moved.filter(({ guest, to }) => fleet.find(({ name }) => name === to)?.guests.some(({ name, state }) => name === guest && !state.startsWith('handed over')));
+    const where = await control.locations({ guests: status.moved.map(({ guest }) => guest) });
+    const away = status.moved.filter(({ guest, to }) => where[guest] === to);
     status.planned = away.map(({ guest, to, cold, bytes }) => ({ guest, from: to, to: input.host, cold, memoryBytes: 0, diskBytes: bytes, why: 'it came from there' }));
-    for (const one of away) delete this.tries[one.guest];
+    for (const { guest, to } of away) {
+      delete this.tries[guest];
+      this.awayAt.set(guest, to);
+      this.home.add(guest);
+    }
     status.moved = status.moved.filter((one) => !away.includes(one));
     await this.moveAll();
   }
 
-  private async end(outcome: EvacuationReport['outcome']): Promise<EvacuationReport> {
+  private async end(): Promise<EvacuationReport> {
     await condition(allHandlersFinished);
     const { status } = this;
     status.phase = 'done';
-    if (outcome !== 'planned') {
-      const said = new Set([...status.moved, ...status.stayed, ...status.planned].map(({ guest }) => guest));
-      const failed = [...new Set(status.failures.map(({ guest }) => guest))].filter((guest) => !said.has(guest));
-      status.stayed.push(...failed.map((guest) => ({ guest, from: status.host, reasons: [this.whyNot(guest, '')] })));
-      status.stayed.push(...status.planned.map(({ guest, from }) => ({ guest, from, reasons: [status.stopped ?? 'it was cancelled'] })));
-      status.planned = [];
-    }
+    const from = (guest: string) => this.awayAt.get(guest) ?? status.host;
+    const busy = (guest: string) => status.failures.find((one) => one.guest === guest && one.type === 'Busy')?.why;
+    status.stayed.push(...status.planned.map(({ guest }) => ({ guest, from: from(guest), reasons: [status.stopped ?? (this.cancelled ? 'it was cancelled' : busy(guest) ?? `it came while the host was emptied: evacuate ${status.host} again`)] })));
+    status.planned = [];
+    const said = new Set([...status.moved, ...status.stayed].map(({ guest }) => guest));
+    const failed = [...new Set(status.failures.map(({ guest }) => guest))].filter((guest) => !said.has(guest) && this.home.has(guest));
+    status.stayed.push(...failed.map((guest) => ({ guest, from: from(guest), reasons: [this.whyNot(guest, '')] })));
     this.show();
+    const asked = (guest: string) => this.skipped.has(guest) || this.left.has(guest);
+    const outcome = this.cancelled ? 'cancelled' : status.stayed.some(({ guest }) => !asked(guest)) ? 'partly' : 'completed';
     return { ...status, outcome, totalMs: Date.now() - this.startedAtMs };
   }
 
@@ -242,6 +291,11 @@ class Evacuation {
       if (this.isOver || status.phase === 'done') throw ApplicationFailure.nonRetryable(`the evacuation of ${status.host} is over: ${status.stopped ?? 'it was cancelled'}`, 'EvacuationRefused');
     };
     setHandler(evacuationQuery, () => status);
+    setHandler(verdictUpdate, async () => {
+      await condition(() => this.verdict !== undefined);
+      if (this.verdict instanceof ApplicationFailure) throw this.verdict;
+      return status;
+    });
     setHandler(approveUpdate, () => {
       this.approved = true;
     }, {
@@ -255,24 +309,24 @@ class Evacuation {
     }, { validator: (_signed) => notOver() });
     setHandler(setLimitsUpdate, ({ limits }) => {
       this.changes++;
-      return (status.limits = changedLimits(status.limits, limits));
+      const changed = changedLimits(status.limits, limits);
+      if ('limits' in changed) status.limits = changed.limits;
+      return status.limits;
     }, {
       validator: ({ limits }: { limits: Partial<EvacuationStatus['limits']> }) => {
         notOver();
-        try {
-          changedLimits(status.limits, limits);
-        } catch (error) {
-          throw ApplicationFailure.nonRetryable(`limits: ${(error as Error).message}`, 'EvacuationRefused');
-        }
+        const changed = changedLimits(status.limits, limits);
+        if ('wrong' in changed) throw ApplicationFailure.nonRetryable(changed.wrong, 'EvacuationRefused');
       },
     });
     setHandler(
       skipUpdate,
       ({ guest, by, reason }) => {
-        this.skipped.add(guest);
+        const why = `skipped by ${by}: ${reason}`;
+        this.skipped.set(guest, why);
         this.changes++;
         status.planned = status.planned.filter((one) => one.guest !== guest);
-        status.stayed.push({ guest, from: status.host, reasons: [`skipped by ${by}: ${reason}`] });
+        status.stayed.push({ guest, from: status.host, reasons: [why] });
       },
       {
         validator: ({ guest }) => {
@@ -294,6 +348,8 @@ class Evacuation {
   }
 }
 
-function coldFields({ migration: { sourceDisks, keepHours, bandwidthBytesPerSecond, slotSeconds } }: Input) {
+const moveLimits = ({ fleet, perSource, perDestination }: EvacuationLimits) => ({ fleet, perSource: { default: perSource }, perDestination: { default: perDestination } });
+
+function coldFields({ migration: { sourceDisks, keepHours, bandwidthBytesPerSecond, slotSeconds } }: EvacuationRequest) {
   return { ...(sourceDisks && { sourceDisks }), ...(keepHours !== undefined && { keepHours }), ...(bandwidthBytesPerSecond !== undefined && { bandwidthBytesPerSecond }), ...(slotSeconds !== undefined && { slotSeconds }) };
 }

@@ -1,6 +1,8 @@
 import { defineQuery, defineUpdate } from '@temporalio/workflow';
 import { z } from 'zod';
 import { migrateVmSchema } from './messages';
+import type { PlannedMove, Stay } from './placement';
+import { parseSelector } from './selector';
 
 const limit = z.int().min(1).max(10_000);
 const limitsSchema = z.strictObject({
@@ -11,12 +13,21 @@ const limitsSchema = z.strictObject({
 });
 export type EvacuationLimits = z.output<typeof limitsSchema>;
 
+/** A selector of labels. An error that is not said here, while the input is read, would fail a workflow task for ever. */
+const selectorText = z.string().superRefine((text, context) => {
+  try {
+    parseSelector(text);
+  } catch (error) {
+    context.addIssue({ code: 'custom', message: (error as Error).message });
+  }
+});
+
 /** How guests are moved off a host: what a host's and a fleet's evacuation have in common. */
 const howSchema = z.strictObject({
   /** `plan` only shows what it would do; `approve` shows it and waits for the update `approve`. */
   mode: z.enum(['move', 'plan', 'approve']).default('move'),
   /** A selector of labels that a destination must match; empty: any host. */
-  destinations: z.string().default(''),
+  destinations: selectorText.default(''),
   /** Guests with `migratable: ask` that may go all the same. */
   approved: z.array(z.string()).default([]),
   /** Guests that stay. */
@@ -24,7 +35,7 @@ const howSchema = z.strictObject({
   /** What becomes of guests that do not run: `move` copies their definition and images. */
   stopped: z.enum(['move', 'leave']).default('move'),
   limits: limitsSchema.prefault({}),
-  /** When more guests than this have failed to move, no other starts. */
+  /** When more tries than this have failed, no other starts. One that was refused before anything was changed does not count. */
   maxFailures: z.int().min(0).default(3),
   /** How often a guest is tried, each time with another destination if the one failed. */
   tries: z.int().min(1).max(10).default(2),
@@ -43,13 +54,15 @@ const howSchema = z.strictObject({
 /** The input of `evacuateHost`: plain JSON. */
 export const evacuateHostSchema = howSchema.extend({ host: z.string().min(1) });
 export type EvacuateHostInput = z.input<typeof evacuateHostSchema>;
+/** With all defaults but those of `migration`: what is left out there is each source host's to say. */
+export type EvacuationRequest = Omit<z.output<typeof evacuateHostSchema>, 'migration'> & { migration: NonNullable<EvacuateHostInput['migration']> };
 
 /** The input of `evacuateFleet`: hosts by name, or by a selector of their labels. */
 export const evacuateFleetSchema = howSchema
   .omit({ mode: true, andReturn: true })
   .extend({
     hosts: z.array(z.string().min(1)).default([]),
-    selector: z.string().default(''),
+    selector: selectorText.default(''),
     /** Hosts that are emptied at the same time. */
     hostsAtOnce: limit.default(1),
     /** The share of the memory of all hosts that take guests which must be free before another host is cordoned, 0 to 1. */
@@ -58,22 +71,16 @@ export const evacuateFleetSchema = howSchema
   .refine(({ hosts, selector }) => (hosts.length > 0) !== (selector !== ''), { path: ['hosts'], message: 'give either hosts or a selector, not both and not neither' });
 export type EvacuateFleetInput = z.input<typeof evacuateFleetSchema>;
 
-export interface PlannedMove {
-  guest: string;
-  from: string;
-  to: string;
-  /** It does not run: its definition and images are copied. */
-  cold: boolean;
-  memoryBytes: number;
-  diskBytes: number;
-  /** In words and numbers. */
-  why: string;
-}
+export type { PlannedMove, Stay };
 
-export interface Stay {
-  guest: string;
-  from: string;
-  reasons: string[];
+/** Where the guests of a host would go. */
+export interface MovePlan {
+  /** Names of known hosts, for a message; not all of them. */
+  hosts: string[];
+  /** The guests that are still there. Absent if the host is not known. */
+  home?: { reachable: boolean; guests: { name: string; state: string }[] };
+  moves: PlannedMove[];
+  stays: Stay[];
 }
 
 export interface Moved {
@@ -94,7 +101,7 @@ export interface EvacuationStatus {
   moving: { guest: string; from: string; to: string; workflowId: string; since: string }[];
   moved: Moved[];
   stayed: Stay[];
-  /** Tries that failed, and why. */
+  /** Tries that failed, and why; `Busy`: it could not be tried, as somebody else moves it. */
   failures: { guest: string; to: string; type: string; why: string }[];
   limits: EvacuationLimits;
   /** ISO 8601. */
@@ -104,7 +111,7 @@ export interface EvacuationStatus {
 }
 
 export interface EvacuationReport extends EvacuationStatus {
-  /** `partly`: some guest stayed that was to go. */
+  /** `partly`: some guest stayed that nobody had asked to stay. */
   outcome: 'planned' | 'completed' | 'partly' | 'cancelled';
   totalMs: number;
 }
@@ -114,6 +121,8 @@ export interface FleetEvacuationStatus {
   paused: boolean;
   /** Why no other host is begun now. */
   waitsFor?: string;
+  /** It was asked to end. */
+  cancelled?: true;
 }
 
 export interface Signed {
@@ -121,6 +130,10 @@ export interface Signed {
   reason: string;
 }
 
+/** Resolves with the plan once the request is accepted and the host cordoned; rejects with `EvacuationRefused` and every reason if it cannot be done. */
+export const verdictUpdate = defineUpdate<EvacuationStatus, []>('verdict');
+/** The same of a fleet's evacuation: which hosts are meant. */
+export const fleetVerdictUpdate = defineUpdate<FleetEvacuationStatus, []>('verdict');
 export const evacuationQuery = defineQuery<EvacuationStatus>('evacuation');
 export const fleetEvacuationQuery = defineQuery<FleetEvacuationStatus>('fleetEvacuation');
 export const approveUpdate = defineUpdate<void, [Signed]>('approve');
@@ -130,8 +143,12 @@ export const skipUpdate = defineUpdate<void, [Signed & { guest: string }]>('skip
 export const bringBackUpdate = defineUpdate<void, [Signed]>('bringBack');
 
 export const evacuationWorkflowId = (host: string) => `evacuate/${host}`;
+/** Of an evacuation of many hosts, by the name that it was given. */
+export const fleetWorkflowId = (name: string) => `fleet/${name}`;
 
-/** Takes partial limits: the rest stay. Throws a `ZodError`'s words as text. */
-export function changedLimits(limits: EvacuationLimits, change: Partial<EvacuationLimits>): EvacuationLimits {
-  return limitsSchema.parse({ ...limits, ...change });
+/** The limits with some changed, or what is wrong with the change. */
+export function changedLimits(limits: EvacuationLimits, change: Partial<EvacuationLimits>): { limits: EvacuationLimits } | { wrong: string } {
+  const parsed = limitsSchema.safeParse({ ...limits, ...change });
+  if (parsed.success) return { limits: parsed.data };
+  return { wrong: parsed.error.issues.map(({ path, message }) => `${['limits', ...path].join('.')}: ${message} (got ${JSON.stringify((change as Record<PropertyKey, unknown>)[path[0] ?? ''] ?? change)})`).join('; ') };
 }

@@ -10,6 +10,20 @@ export type Slots = z.output<typeof slotsSchema>;
 
 export type { GuestReport, HostFacts, Migratable, RootReport };
 
+/** What a host has, without its guests. */
+export interface HostCapacity {
+  name: string;
+  labels: Record<string, string>;
+  reachable: boolean;
+  cordoned: boolean;
+  totalMemoryBytes: number;
+  freeMemoryBytes: number;
+  /** Of its guests that run or are paused. */
+  guestMemoryBytes: number;
+  /** Their names. */
+  guests: string[];
+}
+
 /** A host as placement sees it, at one moment. */
 export interface PlacementHost extends HostFacts {
   name: string;

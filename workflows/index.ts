@@ -6,3 +6,4 @@ export { host } from './host';
 export { hostCommand } from './host-command';
 export { migrateVm } from './migrate-vm';
 export { moveCold } from './move-cold';
+export { repairGuest } from './repair-guest';

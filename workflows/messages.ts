@@ -92,6 +92,10 @@ export const migrateVmSchema = convergencePolicySchema.extend({
 export type MigrateVmInput = z.input<typeof migrateVmSchema>;
 export type MigrationRequest = z.output<typeof migrateVmSchema>;
 
+/** The input of `moveCold`: plain JSON. */
+export const moveColdSchema = migrateVmSchema.pick({ vm: true, to: true, sourceDisks: true, keepHours: true, bandwidthBytesPerSecond: true, slotSeconds: true });
+export type MoveColdInput = z.input<typeof moveColdSchema>;
+
 /** A decision about a migration, as people read it. */
 export interface DecisionRecord {
   /** ISO 8601. */
@@ -132,6 +136,54 @@ export interface MigrationStatus {
   asks?: { choices: RemedyName[]; until: string };
   /** Put off until then, ISO 8601. */
   postponedUntil?: string;
+  /** Hosts that must say what became of the guest, and have not answered. */
+  waitsFor?: HostWait[];
+}
+
+/** A host that is waited for. `confirmFenced` ends the wait, if that machine is off, or cut from disks and network. */
+export interface HostWait {
+  host: string;
+  /** What it has to say, or to do. */
+  why: string;
+  /** ISO 8601. */
+  since: string;
+}
+
+/** A person's word that a host runs no guest any more, and will run none before its copy was retired: it is off, or cut from disks and network. */
+export const fenceSchema = z.strictObject({ host: z.string().min(1), author: z.string().min(1), reason: z.string().min(1) });
+export type Fence = z.output<typeof fenceSchema>;
+
+/** The input of `repairGuest`. */
+export const repairGuestSchema = z.strictObject({
+  vm: z.string().min(1),
+  /** Says what would be done, and does nothing. */
+  dryRun: z.boolean().default(false),
+});
+export type RepairGuestInput = z.input<typeof repairGuestSchema>;
+
+export interface RepairResult {
+  vm: string;
+  /** `planned`: it was a dry run, and there is something to do. */
+  outcome: 'nothing to repair' | 'repaired' | 'planned';
+  /** The host whose copy is the guest; absent in a dry run that cannot know it before its first step. */
+  owner?: string;
+  /** How the guest is there in the end: QEMU's run state, or `stopped`. */
+  state?: string;
+  /** What of the guest was where, before anything was done. */
+  found: { host: string; copy: string }[];
+  /** What was done, or, in a dry run, what would be done first. */
+  done: { host: string; step: string; why: string }[];
+  /** What was left alone, and why. */
+  left: string[];
+  decisions: DecisionRecord[];
+}
+
+export interface RepairStatus {
+  vm: string;
+  found: RepairResult['found'];
+  done: RepairResult['done'];
+  decisions: DecisionRecord[];
+  waitsFor: HostWait[];
 }
 
 /** What a host says of itself. The facts come with the first report of an agent, and now and then. */
@@ -175,6 +227,9 @@ export const statusQuery = defineQuery<MigrationStatus>('status');
 export const newsSignal = defineSignal<[News]>('news');
 /** Resolves when the steer was accepted; rejects with the reason why it makes no sense now. */
 export const steerUpdate = defineUpdate<DecisionRecord, [Steer]>('steer');
+/** Resolves when the host was counted as dead; rejects with the reason if it answers, or if nothing waits for it. */
+export const confirmFencedUpdate = defineUpdate<DecisionRecord, [Fence]>('confirmFenced');
+export const repairStatusQuery = defineQuery<RepairStatus>('repair');
 export const reportSignal = defineSignal<[HostReport]>('report');
 /** Rejects with `NoSlot`, `MigrationRefused` or `HostUnreachable` if the host cannot give it now. */
 export const reserveUpdate = defineUpdate<void, [Reservation]>('reserve');
@@ -186,4 +241,6 @@ export const setSlotsUpdate = defineUpdate<void, [{ slots?: Partial<Slots> }]>('
 export const hostQuery = defineQuery<HostState | undefined>('host');
 
 export const migrationWorkflowId = (vm: string) => `migrate/${vm}`;
+export const repairWorkflowId = (vm: string) => `repair/${vm}`;
+export const leftoverWorkflowId = ({ guest, attempt }: { guest: string; attempt: string }, host: string) => `leftover/${guest}/${attempt}/${host}`;
 export const hostWorkflowId = (host: string) => `host/${host}`;

@@ -1,4 +1,4 @@
-import { ActivityFailure, ApplicationFailure, allHandlersFinished, CancellationScope, CancelledFailure, condition, log, ParentClosePolicy, patched, setCurrentDetails, setHandler, sleep, startChild, TimeoutFailure, upsertSearchAttributes, workflowInfo } from '@temporalio/workflow';
+import { ActivityFailure, ApplicationFailure, allHandlersFinished, CancellationScope, CancelledFailure, condition, log, patched, setCurrentDetails, setHandler, sleep, TimeoutFailure, upsertSearchAttributes, workflowInfo } from '@temporalio/workflow';
 import type { MigrationRef } from '../activities/context';
 import type { HandOverPlan, HandOverResult } from '../hypervisor/handover';
 import type { MirrorTarget } from '../hypervisor/mirrors';
@@ -7,10 +7,11 @@ import type { Exports } from '../hypervisor/storage-daemon';
 import { control, controlPatiently, destinationHost, sourceHost } from './activities';
 import { ConvergenceLoop } from './convergence-loop';
 import { currentDetails } from './details';
-import { finishCleanup } from './finish-cleanup';
+import { Fences } from './fences';
+import { leaveForLater, type UndoneThere } from './finish-cleanup';
 import { parseInput } from './input';
 import { ignoredSettings, postCopySettings, qemuMemorySettings } from './memory-settings';
-import { migrateVmSchema, type MigrateVmInput, type MigrationRequest, type MigrationResult, type MigrationStatus, SEARCH_ATTRIBUTES, statusQuery } from './messages';
+import { leftoverWorkflowId, migrateVmSchema, type MigrateVmInput, type MigrationRequest, type MigrationResult, type MigrationStatus, SEARCH_ATTRIBUTES, statusQuery } from './messages';
 import type { Phase } from './phases';
 import { Postponed, type Steering } from './steering';
 import { switchOver, type Switchover } from './switch-over';
@@ -28,9 +29,14 @@ export async function migrateVm(raw: MigrateVmInput): Promise<MigrationResult> {
   const status: MigrationStatus = { vm, to, phase: 'preflight', memoryTry: 0, warnings: [], decisions: [] };
   setHandler(statusQuery, () => status);
   const steering: Steering = {};
+  const fences = new Fences(vm, status.decisions, (waits) => {
+    if (waits.length > 0) status.waitsFor = waits;
+    else delete status.waitsFor;
+    setCurrentDetails(currentDetails(status));
+  });
   for (let round = 0; ; round++) {
     try {
-      const result = await new Round(raw, status, steering, startedAt, round).run();
+      const result = await new Round(raw, status, steering, fences, startedAt, round).run();
       // A cancel that came too late changes nothing any more, also not what is said of it.
       await CancellationScope.nonCancellable(() => condition(allHandlersFinished));
       return result;
@@ -54,7 +60,7 @@ class Round {
   private loop!: ConvergenceLoop;
   private reserved = false;
 
-  constructor(private readonly raw: MigrateVmInput, private readonly status: MigrationStatus, private readonly steering: Steering, private readonly startedAt: number, private readonly round: number) {
+  constructor(private readonly raw: MigrateVmInput, private readonly status: MigrationStatus, private readonly steering: Steering, private readonly fences: Fences, private readonly startedAt: number, private readonly round: number) {
     this.request = parseInput(migrateVmSchema, raw, 'MigrationRefused');
   }
 
@@ -114,13 +120,15 @@ class Round {
     await destination.step.prepareDestination({ ...ref, plan });
 
     this.enter('export');
-    undos.push(() => destination.undo.stopExports(ref));
+    undos.push(async () => {
+      if (!this.fences.has(ref.to)) await destination.undo.stopExports(ref);
+    });
     const targets = mirrorTargets(plan, await destination.step.exportDisks({ ...ref, plan }));
 
     undos.push(async () => {
       // In this order (R5): a copy that was handed over is the source's again only when its destination is destroyed.
-      const { destroyed } = await destination.undo.destroyIncoming(ref).catch(() => ({ destroyed: false }));
-      await this.atLast({ at: 'source', do: 'removeMirrors', destinationDestroyed: destroyed });
+      const { destroyed } = this.fences.has(ref.to) ? { destroyed: true } : await destination.undo.destroyIncoming(ref).catch(() => ({ destroyed: false }));
+      await this.atLast({ at: 'source', do: 'removeMirrors', destinationDestroyed: destroyed, ...(this.fences.has(ref.to) && { instead: { host: ref.to, attempt: ref.attempt } }) });
     });
     return await this.moveUntilArrived(targets);
   }
@@ -185,7 +193,7 @@ class Round {
         memoryStallMs: request.stallSeconds * 1000,
       };
       const recoverMs = request.stallSeconds * 1000;
-      const switched = await loop.duringMemory(() => switchOver(this.source, this.destination, ref, handOver, { recoverMs, tell: (what, why) => void loop.note('policy', what, why) }), request.postCopy && !postCopy);
+      const switched = await loop.duringMemory(() => switchOver(this.source, this.destination, ref, handOver, this.fences, { recoverMs, tell: (what, why) => void loop.note('policy', what, why) }), request.postCopy && !postCopy);
       if (switched.where === 'destination') return switched;
       const { because, message, mirrorsReady } = switched.left;
       if (because === 'cancelled' && loop.goesOnByPostCopy && !CancellationScope.current().consideredCancelled) {
@@ -208,9 +216,13 @@ class Round {
   }
 
   /** A step of the cleanup; if its host is away, it is done when the host returns, by a workflow of its own. */
-  private async atLast(leftover: { at: 'source'; do: 'removeMirrors'; destinationDestroyed: boolean } | { at: 'source'; do: 'retireSource'; sourceDisks: 'keep' | 'wipe'; keepHours: number } | { at: 'destination'; do: 'discardDestination' | 'settleDestination' }): Promise<void> {
-    const { ref } = this;
+  private async atLast(leftover: Exclude<UndoneThere, { do: 'retireFenced' }>): Promise<void> {
+    const { ref, fences } = this;
     const all = { ...ref, ...leftover };
+    // What has arrived there is not the guest any more; and what has not may be all that is left of one whose source is fenced.
+    if (leftover.do === 'discardDestination' && fences.has(ref.to)) return await this.later({ at: 'destination', do: 'retireFenced' });
+    if (leftover.do === 'discardDestination' && fences.has(ref.from)) return void this.status.warnings.push(`what had been copied to ${ref.to} is kept there: "vmferry repair ${ref.guest}" discards it when ${ref.from} is back`);
+    if (fences.has(leftover.at === 'source' ? ref.from : ref.to)) return await this.later(leftover);
     try {
       switch (all.do) {
         case 'removeMirrors':
@@ -222,10 +234,15 @@ class Round {
       }
     } catch (error) {
       if (!(error instanceof ActivityFailure && error.cause instanceof TimeoutFailure)) throw error;
-      const host = leftover.at === 'source' ? ref.from : ref.to;
-      this.status.warnings.push(`host ${host} is away: ${leftover.do} of guest ${ref.guest} is done when it returns (workflow leftover/${ref.guest}/${ref.attempt}/${host})`);
-      await startChild(finishCleanup, { args: [{ ref, ...leftover }], workflowId: `leftover/${ref.guest}/${ref.attempt}/${host}`, parentClosePolicy: ParentClosePolicy.ABANDON, staticSummary: `${leftover.do} on ${host}` });
+      await this.later(leftover);
     }
+  }
+
+  private async later(leftover: UndoneThere): Promise<void> {
+    const { ref } = this;
+    const host = leftover.at === 'source' ? ref.from : ref.to;
+    this.status.warnings.push(`host ${host} is away: ${leftover.do} of guest ${ref.guest} is done when it returns (workflow ${leftoverWorkflowId(ref, host)}; vmferry leftovers lists it)`);
+    await leaveForLater({ ref, ...leftover });
   }
 
   private result(left: HandOverResult | undefined, arrived: (Switchover & { where: 'destination' })['arrived']): MigrationResult {

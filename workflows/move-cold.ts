@@ -1,17 +1,12 @@
 import { CancellationScope, log, setCurrentDetails, setHandler, upsertSearchAttributes, workflowInfo } from '@temporalio/workflow';
-import type { z } from 'zod';
 import type { MigrationRef } from '../activities/context';
 import type { GuestPlan } from '../hypervisor/preflight';
 import { control, controlPatiently, destinationHost, sourceHost } from './activities';
 import { currentDetails } from './details';
 import { parseInput } from './input';
-import { migrateVmSchema, type MigrationResult, type MigrationStatus, SEARCH_ATTRIBUTES, statusQuery } from './messages';
+import { type MigrationResult, type MigrationStatus, type MoveColdInput, moveColdSchema, SEARCH_ATTRIBUTES, statusQuery } from './messages';
 import { mirrorTargets, reachable, refused, rootOf } from './migrate-vm';
 import type { Phase } from './phases';
-
-/** The input of `moveCold`: plain JSON. */
-export const moveColdSchema = migrateVmSchema.pick({ vm: true, to: true, sourceDisks: true, keepHours: true, bandwidthBytesPerSecond: true, slotSeconds: true });
-export type MoveColdInput = z.input<typeof moveColdSchema>;
 
 /**
  * Moves a guest that does not run: its definition, and its images chunk by chunk, so that an agent that is restarted goes on where it was. While it moves it

@@ -3,14 +3,11 @@ import { EXIT, EXIT_CODES_HELP, exitCodeOf, Interrupted, outcomeOf, UsageError }
 import { type Migration, type MigrationView, VmferryError } from '../migration-client';
 import { printJson, say } from '../output';
 import { ProgressPrinter, progressLine } from '../progress';
-import { durationOption, formatDuration, rateOption } from '../quantities';
+import { formatDuration } from '../quantities';
 import { withClient } from '../session';
 import { shutdownSignal } from '../../workers/shutdown';
-import type { MigrateVmInput, MigrationResult } from '../../workflows/messages';
-
-const HOUR_MS = 3_600_000;
-/** The same bounds as `migrateVmSchema`. */
-export const OPTION_BOUNDS = { maxDowntimeMs: [20, 2_000_000], bandwidthBytesPerSecond: 65_536 } as const;
+import type { MigrationResult } from '../../workflows/messages';
+import { addMigrationOptions, checkMigrationOptions, coldFields, migrationFields, type MigrationOptions, runningOnly } from './migration-options';
 
 const MIGRATE_HELP = `
 The guest runs while its disks and memory are copied, and pauses once, for less than --max-downtime; if that can't be
@@ -24,6 +21,8 @@ guest then pauses as always, runs at the destination, and fetches what is missin
 its last page has come it lives in both hosts: if either of them or the link fails then, and the link does not come back
 within stallSeconds (2 min), the running guest is lost and starts again from its disks, at the destination. There is no
 way back to the source, and no cap on the memory's bandwidth. Refused where a QEMU cannot do it (it needs userfaultfd).
+A move takes a slot at both hosts and waits for it (vmferry host set-limits). With --stopped the guest is one that does
+not run: its definition and its images are copied, and it can be started nowhere meanwhile.
 
 With --json, stdout has one line of JSON for each look, and a last one with "outcome": completed, failed, refused,
 cancelled, or, after Ctrl-C, running; with --detach, started.
@@ -33,20 +32,13 @@ Examples:
   $ vmferry migrate web --to host-b --max-downtime 300ms --bandwidth 100MB/s
   $ vmferry migrate web --to host-b --source-disks wipe --detach
   $ vmferry migrate web --to host-b --json | tail -1 | jq .downtimeMs
+  $ vmferry migrate archive --to host-b --stopped
 
 ${EXIT_CODES_HELP}`;
 
-interface MigrateOptions {
+interface MigrateOptions extends MigrationOptions {
   to: string;
-  maxDowntime?: number;
-  onDivergence?: 'auto' | 'ask' | 'abort';
-  copyMode?: 'background' | 'write-blocking';
-  disksDeadline?: number;
-  memoryDeadline?: number;
-  postCopy?: boolean;
-  bandwidth?: number;
-  sourceDisks: string;
-  keepFor: number;
+  stopped?: boolean;
   detach?: boolean;
   json?: boolean;
 }
@@ -54,44 +46,26 @@ interface MigrateOptions {
 export function registerMigrationCommands(program: Command): void {
   const migrate = program
     .command('migrate')
-    .description('move a running guest, with its disks, to another host')
+    .description('move a guest, with its disks, to another host')
     .argument('<vm>')
-    .requiredOption('--to <host>', 'the destination')
-    .option('--max-downtime <duration>', 'the longest pause that a try may cost the guest', durationOption(...OPTION_BOUNDS.maxDowntimeMs, '300ms'))
-    .option('--bandwidth <rate>', 'a cap for disks, and one for memory; default: as fast as the link', rateOption(OPTION_BOUNDS.bandwidthBytesPerSecond))
-    .option('--disks-deadline <duration>', 'how long the disks may take to catch up', durationOption(1_000, 365 * 24 * HOUR_MS, '2h'))
-    .option('--memory-deadline <duration>', 'how long one try to move the memory may take', durationOption(1_000, 365 * 24 * HOUR_MS, '10m'))
-    .option('--post-copy', 'if the memory does not converge, let the guest run at the destination before all of it is there. At risk: until its last page has come the guest is lost if either host or the link fails (its disks are whole at the destination), and it is slow')
-    .option('--keep-for <duration>', "how long the source's images are kept, put aside", durationOption(60_000, 10 * 365 * 24 * HOUR_MS, '24h'), 24 * HOUR_MS)
+    .requiredOption('--to <host>', 'the destination');
+  addMigrationOptions(migrate)
+    .option('--stopped', 'the guest does not run: copy its definition and images')
     .option('--detach', 'start it, wait until it is accepted or refused, and leave it alone')
     .option('--json', 'lines of JSON on stdout')
     .addHelpText('after', MIGRATE_HELP);
-  migrate.addOption(migrate.createOption('--source-disks <what>', "what becomes of the source's images").choices(['keep', 'wipe']).default('keep'));
-  migrate.addOption(migrate.createOption('--on-divergence <policy>', 'when the guest writes faster than it can be copied: act, ask for a steer, or give up').choices(['auto', 'ask', 'abort']));
-  migrate.addOption(migrate.createOption('--copy-mode <mode>', 'write-blocking: each write of the guest waits for the copy, from the start').choices(['background', 'write-blocking']));
-  for (const option of migrate.options) if (option.long === '--keep-for') option.defaultValueDescription = '24h';
   migrate.action(async (vm: string, options: MigrateOptions, command: Command) => {
-    if (options.sourceDisks === 'wipe' && command.getOptionValueSource('keepFor') === 'cli') throw new UsageError('--source-disks wipe keeps nothing: leave --keep-for out');
-    const input: MigrateVmInput = {
-      vm,
-      to: options.to,
-      // What is left out is the source host's to say (its configuration's field `migration`).
-      ...(options.maxDowntime !== undefined && { maxDowntimeMs: options.maxDowntime }),
-      ...(options.onDivergence && { onDivergence: options.onDivergence }),
-      ...(options.copyMode && { copyMode: options.copyMode }),
-      ...(options.disksDeadline !== undefined && { disksDeadlineSeconds: options.disksDeadline / 1_000 }),
-      ...(options.memoryDeadline !== undefined && { memoryDeadlineSeconds: options.memoryDeadline / 1_000 }),
-      ...(options.postCopy && { postCopy: true }),
-      sourceDisks: options.sourceDisks as 'keep' | 'wipe',
-      keepHours: options.keepFor / HOUR_MS,
-      ...(options.bandwidth !== undefined && { bandwidthBytesPerSecond: options.bandwidth }),
-    };
+    checkMigrationOptions(command, options);
+    const surplus = options.stopped ? runningOnly(command) : undefined;
+    if (surplus !== undefined) throw new UsageError(`--stopped is for a guest that does not run: leave ${surplus} out`);
+    const { to } = options;
     await withClient(command, async (client) => {
-      const migration = await client.migrate(input).catch((error: unknown) => {
-        if (options.json && error instanceof VmferryError) printJson({ vm, to: options.to, ...failure(error) });
+      const started = options.stopped ? client.migrateStopped({ vm, to, ...coldFields(options) }) : client.migrate({ vm, to, ...migrationFields(options) });
+      const migration = await started.catch((error: unknown) => {
+        if (options.json && error instanceof VmferryError) printJson({ vm, to, ...failure(error) });
         throw error;
       });
-      await follow(migration, { to: options.to, json: options.json ?? false, until: options.detach ? 'accepted' : 'ended' });
+      await follow(migration, { to, json: options.json ?? false, until: options.detach ? 'accepted' : 'ended' });
     });
   });
 
@@ -172,7 +146,7 @@ async function follow(migration: Migration, { to, json, until }: Following): Pro
   }
 }
 
-function failure(error: VmferryError): { outcome: string; error: { type: string; message: string; blockers?: string[] } } {
+export function failure(error: VmferryError): { outcome: string; error: { type: string; message: string; blockers?: string[] } } {
   return { outcome: outcomeOf(exitCodeOf(error, 'migration')), error: { type: error.type, message: error.message, ...(error.details.blockers && { blockers: error.details.blockers }) } };
 }
 

@@ -5,7 +5,7 @@ import { printJson, say } from '../output';
 import { durationOption, parseDuration, rateOption } from '../quantities';
 import { withClient } from '../session';
 import type { Steer } from '../../workflows/steer';
-import { OPTION_BOUNDS } from './migrations';
+import { OPTION_BOUNDS } from './migration-options';
 
 const KINDS = ['lift-limits', 'set-bandwidth', 'nudge', 'write-blocking', 'throttle', 'unthrottle', 'set-max-downtime', 'wait', 'postpone', 'switchover-now', 'abort'] as const;
 

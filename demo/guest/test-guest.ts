@@ -181,8 +181,11 @@ export class TestGuest {
       case 'tick':
         return this.tick(from, line, hostMs);
       case 'answer':
-        if (line.command === 'ready') this.ticks.booted(from.name);
-        else if (line.id) this.answer(line.id, line.command, line.text);
+        if (line.command === 'ready') {
+          this.ticks.booted(from.name);
+          // What was sent to an earlier life of it, or to none, is for this one.
+          for (const command of this.pending.values()) this.send(command);
+        } else if (line.id) this.answer(line.id, line.command, line.text);
         else this.log(text);
         return;
       case 'other':

@@ -109,12 +109,22 @@ export class Stage {
     return processOfPidFile(this.runFile(host, `${what}.pid`))?.pid;
   }
 
+  pidOfProgram(program: Program): number {
+    return this.children.get(program)!.pid!;
+  }
+
   ownership(host: HostName): Ownership | undefined {
     return readJson(join(this.config(host).stateDir, 'guests', GUEST, 'ownership.json'));
   }
 
   attempt(host: HostName): Attempt | undefined {
-    return readJson(join(this.config(host).stateDir, 'guests', GUEST, 'attempt.json'));
+    try {
+      return readJson(join(this.config(host).stateDir, 'guests', GUEST, 'attempt.json'));
+    } catch (error) {
+      // Its agent removes it at just this moment.
+      if ((error as NodeJS.ErrnoException).code === 'ENOENT') return undefined;
+      throw error;
+    }
   }
 
   hostFolder(host: HostName): string {
@@ -179,8 +189,12 @@ export class Stage {
 
   private async watchGuest(): Promise<void> {
     this.follow(this.guest);
+    await this.hasWritten();
+  }
+
+  /** The guest is up, and has something to lose. */
+  async hasWritten(): Promise<void> {
     await this.guest.ready();
-    // Something to lose.
     while (Number(/written=(\d+)/.exec(await this.guest.command('stats'))![1]) < 100) await this.guest.nextTick();
   }
 

@@ -100,9 +100,18 @@ test('nothing of the server or its store listens on anything but loopback', () =
   expect(new Set(addresses)).toEqual(new Set(['127.0.0.1']));
 });
 
-/** Empties host-a. Once there is a workflow that empties a host, it takes the place of the single moves: what follows looks only at guests and migrations. */
+/** Empties host-a; the results are those of the moves, in the order of the guests. */
 async function evacuate(guests: string[], to: string): Promise<MigrationResult[]> {
-  return await Promise.all(guests.map(async (guest) => await lab.move(guest, to, { bandwidthBytesPerSecond: BANDWIDTH })));
+  const over = new AbortController();
+  const followed = guests.map((guest) => lab.follow(guest, to, over.signal));
+  try {
+    const { evacuation } = await lab.client.fleet.evacuate({ host: 'host-a', migration: { sourceDisks: 'wipe', maxDowntimeMs: 3_000, bandwidthBytesPerSecond: BANDWIDTH } });
+    expect(await evacuation.result()).toMatchObject({ outcome: 'completed', stayed: [], failures: [] });
+    return await Promise.all(guests.map(async (guest) => await (await lab.client.migration(guest)).result()));
+  } finally {
+    over.abort();
+    await Promise.all(followed);
+  }
 }
 
 /** Who worked on the workflow of a guest's migration, task by task. */

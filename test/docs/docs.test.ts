@@ -16,6 +16,7 @@ import { hostConfigSchema } from '../../hypervisor/host-config';
 import { mirrorNames } from '../../hypervisor/mirrors';
 import { SUPERVISION_TIMES } from '../../workflows/convergence';
 import { MOST_USES, RUNGS, SETTLE_MS, THROTTLE_TO } from '../../workflows/divergence';
+import { evacuateFleetSchema, evacuateHostSchema } from '../../workflows/evacuation';
 import { VERDICTS } from '../../workflows/lasting-verdict';
 import { qemuMemorySettings } from '../../workflows/memory-settings';
 import { convergencePolicySchema, migrateVmSchema, SEARCH_ATTRIBUTES } from '../../workflows/messages';
@@ -35,6 +36,7 @@ const PRODUCT = ['qmp', 'hypervisor', 'activities', 'workflows', 'workers', 'cli
 const operating = readPage(join(ROOT, 'docs/operating.md'));
 const architecture = readPage(join(ROOT, 'docs/architecture.md'));
 const divergence = readPage(join(ROOT, 'docs/divergence.md'));
+const fleet = readPage(join(ROOT, 'docs/fleet.md'));
 const PAGES: [string, Page][] = ['README.md', ...readdirSync(join(ROOT, 'docs')).filter((file) => file.endsWith('.md')).map((file) => `docs/${file}`)].map((path) => [path, readPage(join(ROOT, path))]);
 
 function filesBelow(folder: string): string[] {
@@ -127,6 +129,15 @@ describe('docs/operating.md', () => {
     const attributes = Object.values(SEARCH_ATTRIBUTES).map(({ name }) => name);
     const words = operating.code.flatMap((code) => code.split(/[\s=]/));
     expect(words).toEqual(expect.arrayContaining([...longOptions(buildProgram()), ...variables, ...attributes]));
+  });
+});
+
+describe('docs/fleet.md', () => {
+  test('has every field of an evacuation with its default, and no other', () => {
+    const fields = [...new Map([...fieldsOf(evacuateHostSchema), ...fieldsOf(evacuateFleetSchema)].filter(({ path }) => !path.startsWith('migration.')).map((field) => [field.path, field])).values()];
+    const rows = tableOf(fleet, 'From another SDK', 'field');
+    expect(rows.map(([field, shownDefault]) => `${field} ${shownDefault}`)).toEqual(fields.map(({ path, shownDefault }) => `\`${path}\` ${shownDefault}`));
+    for (const [index, { path, values }] of fields.entries()) expect({ path, values: codesIn(rows[index]![2]!) }).toEqual({ path, values: expect.arrayContaining(values) });
   });
 });
 

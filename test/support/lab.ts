@@ -173,13 +173,13 @@ export class Lab {
   }
 
   /** For test/replay: see scripts/record-histories.sh. */
-  private async record(name: string): Promise<void> {
+  async record(name: string, kind: 'migrate' | 'repair' = 'migrate'): Promise<void> {
     const folder = process.env['VMFERRY_RECORD'];
-    if (folder) execFileSync('sh', ['-c', `"$VMFERRY_TEMPORAL" workflow show --address ${this.server.address} --workflow-id migrate/${name} --output json > ${join(folder, `${name}.json`)}`]);
+    if (folder) execFileSync('sh', ['-c', `"$VMFERRY_TEMPORAL" workflow show --address ${this.server.address} --workflow-id ${kind}/${name} --output json > ${join(folder, `${kind === 'migrate' ? name : `${kind}-${name}`}.json`)}`]);
   }
 
   /** Attaches the guest's console on a host, and to each QEMU that comes after one that died there, until `over`; then to the one that stays. */
-  private async follow(name: string, host: string, over: AbortSignal): Promise<void> {
+  async follow(name: string, host: string, over: AbortSignal): Promise<void> {
     const guest = this.guests.get(name);
     const path = this.runFile(host, name, 'serial.sock');
     const aborted = new Promise<void>((resolve) => over.addEventListener('abort', () => resolve()));
