@@ -19,7 +19,7 @@ import { MOST_USES, RUNGS, SETTLE_MS, THROTTLE_TO } from '../../workflows/diverg
 import { evacuateFleetSchema, evacuateHostSchema } from '../../workflows/evacuation';
 import { VERDICTS } from '../../workflows/lasting-verdict';
 import { qemuMemorySettings } from '../../workflows/memory-settings';
-import { convergencePolicySchema, migrateVmSchema, SEARCH_ATTRIBUTES } from '../../workflows/messages';
+import { convergencePolicySchema, migrateVmSchema, moveColdSchema, SEARCH_ATTRIBUTES } from '../../workflows/messages';
 import { decideOwner, type DestinationFate, type SourceFate } from '../../workflows/ownership';
 import { PHASES } from '../../workflows/phases';
 import { steerSchema } from '../../workflows/steer';
@@ -138,6 +138,14 @@ describe('docs/fleet.md', () => {
     const rows = tableOf(fleet, 'From another SDK', 'field');
     expect(rows.map(([field, shownDefault]) => `${field} ${shownDefault}`)).toEqual(fields.map(({ path, shownDefault }) => `\`${path}\` ${shownDefault}`));
     for (const [index, { path, values }] of fields.entries()) expect({ path, values: codesIn(rows[index]![2]!) }).toEqual({ path, values: expect.arrayContaining(values) });
+  });
+
+  test('has every update and query of an evacuation, and the fields of a stopped guest\'s move', () => {
+    const defined = (what: string) => [...new Set([...read('workflows/evacuation.ts').matchAll(new RegExp(`define${what}<.*>\\('(\\w+)'\\)`, 'g'))].map((match) => match[1]!))];
+    expect(tableOf(fleet, 'From another SDK', 'update').map(([update]) => unquoted(update!)).sort()).toEqual(defined('Update').sort());
+    const section = sectionOf(fleet, 'From another SDK');
+    expect(codesIn(/^Queries: (.*?)\. /m.exec(section)![1]!)).toEqual(defined('Query'));
+    expect(codesIn(/with these fields of\n`migrateVm`'s input: (.*)\.$/m.exec(section)![1]!)).toEqual(fieldsOf(moveColdSchema).map(({ path }) => path));
   });
 });
 
