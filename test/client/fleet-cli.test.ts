@@ -139,6 +139,15 @@ describe('an evacuation', () => {
     await stage.client.fleet.uncordon('host-a');
   });
 
+  test('that leaves guests tells what happens line by line, ends with a report of who stayed and why, and with exit code 1', async () => {
+    const said = await stage.vmferry('evacuate', 'host-a', '--tries', '1', '--skip', 'web', '--to', 'rack=r2');
+    expect(said).toMatchObject({ code: 1, out: '' });
+    // No agent answers.
+    for (const line of ['db moves from host-a to host-b', 'db failed to move to host-b, HostUnreachable: ', 'Host host-a could be emptied only in part: 0 guests moved in ', 'web stayed: it was asked to stay', 'db stayed: ', 'It takes no guests until "vmferry host uncordon host-a".']) expect(said.err).toContain(`\n${line}`);
+    expect(await stage.vmferry('evacuation', 'watch', 'host-a')).toMatchObject({ code: 1, err: expect.stringContaining('could be emptied only in part') });
+    await stage.client.fleet.uncordon('host-a');
+  });
+
   test('that was never begun is not shown', async () => {
     expect(await stage.vmferry('evacuation', 'show', 'host-c2')).toMatchObject({ code: 3, err: expect.stringContaining('there is no evacuation of a host "host-c2" on record') });
     expect(await stage.vmferry('evacuation', 'pause', 'fleet/none', '--reason', 'x')).toMatchObject({ code: 3, err: expect.stringContaining('there is no evacuation "fleet/none" on record') });
