@@ -98,7 +98,7 @@ async function looks(client: MigrationClient, { moving }: EvacuationStatus): Pro
 }
 
 /** Shows an evacuation until its end, says what became of it, and sets the exit code. Throws `Interrupted` at the first SIGINT or SIGTERM. */
-async function follow<Status, Result extends object>(evacuation: Followed<Status, Result>, shown: Shown<Status, Result>, { json, detach }: Following): Promise<void> {
+async function follow<Status extends object, Result extends Status>(evacuation: Followed<Status, Result>, shown: Shown<Status, Result>, { json, detach }: Following): Promise<void> {
   const { name, workflowId, runId } = evacuation;
   const ids = { workflowId, runId };
   const hint = `watch it with "vmferry evacuation watch ${name}", end it with "vmferry evacuation cancel ${name}"`;
@@ -134,13 +134,16 @@ async function follow<Status, Result extends object>(evacuation: Followed<Status
     if (json) printJson({ ...shown.about, outcome: outcomeOf(EXIT.interrupted), ...ids });
     throw over.signal.reason;
   }
-  await conclude(ended, shown, json, ids);
+  // What happened since the last look is told too, so that a log has all of it.
+  const rest = (result: Result) => (json || frame.isTerminal || before === undefined ? [] : shown.lines(before, result));
+  await conclude(ended, shown, json, ids, rest);
 }
 
-async function conclude<Status, Result extends object>(ended: Promise<Result>, shown: Shown<Status, Result>, json: boolean, ids: { workflowId: string; runId: string }): Promise<void> {
+async function conclude<Status extends object, Result extends Status>(ended: Promise<Result>, shown: Shown<Status, Result>, json: boolean, ids: { workflowId: string; runId: string }, rest: (result: Result) => string[]): Promise<void> {
   try {
     const result = await ended;
     const { outcome, code } = shown.outcome(result);
+    rest(result).forEach(say);
     if (json) printJson({ ...result, outcome, ...ids });
     else say(shown.report(result));
     process.exitCode = code;
@@ -152,7 +155,7 @@ async function conclude<Status, Result extends object>(ended: Promise<Result>, s
   }
 }
 
-async function cancel<Status, Result extends object>(evacuation: Followed<Status, Result>, shown: Shown<Status, Result>): Promise<void> {
+async function cancel<Status extends object, Result extends Status>(evacuation: Followed<Status, Result>, shown: Shown<Status, Result>): Promise<void> {
   const { name, workflowId } = evacuation;
   if (!(await evacuation.isRunning())) throw new VmferryError('EvacuationRefused', `${workflowId} is over already: see "vmferry evacuation show ${name}"`);
   const interrupted = shutdownSignal().then((signal) => Promise.reject(new Interrupted(`Stopped waiting (${signal}). The evacuation is being cancelled: watch it with "vmferry evacuation watch ${name}".`)));
