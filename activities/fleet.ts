@@ -83,9 +83,9 @@ export function fleetActivities(client: Client) {
      * again, or the reason why it cannot be had at all.
      */
     async reserve({ from, to, ...what }: Omit<Reservation, 'direction'> & { from: string; to: string }): Promise<void> {
-      await update(from, reserveUpdate.name, { ...what, direction: 'outgoing' });
+      await take(from, { ...what, direction: 'outgoing' });
       try {
-        await update(to, reserveUpdate.name, { ...what, direction: 'incoming' });
+        await take(to, { ...what, direction: 'incoming' });
       } catch (error) {
         // Whoever waits for the one holds none of the other.
         await update(from, releaseUpdate.name, what).catch(() => undefined);
@@ -109,18 +109,7 @@ export function fleetActivities(client: Client) {
 
     /** Which of these workflow runs are over: their run ids. */
     async endedWorkflows(runs: { workflowId: string; runId: string }[]): Promise<string[]> {
-      const ended = await Promise.all(
-        runs.map(async ({ workflowId, runId }) => {
-          try {
-            const { status } = await client.workflow.getHandle(workflowId, runId).describe();
-            return status.name === 'RUNNING' ? undefined : runId;
-          } catch (error) {
-            if (error instanceof WorkflowNotFoundError) return runId;
-            throw error;
-          }
-        }),
-      );
-      return ended.filter((runId) => runId !== undefined);
+      return await ended(runs);
     },
 
     /** What every host said last, for a repair. Refuses while the guest is being moved: a migration brings its own order. */
@@ -132,6 +121,35 @@ export function fleetActivities(client: Client) {
       });
     },
   };
+
+  /** Reserves at one host. Where that is refused, what workflows hold that have ended since, as one that was terminated, is given back, and it is asked again. */
+  async function take(host: string, wanted: Reservation): Promise<void> {
+    try {
+      await update(host, reserveUpdate.name, wanted);
+    } catch (error) {
+      if (!(error instanceof ApplicationFailure) || error.type === 'HostUnreachable') throw error;
+      const { reservations = [] } = (await entity(host).query<HostState | undefined>(hostQuery.name)) ?? {};
+      const over = await ended(reservations);
+      if (over.length === 0) throw error;
+      for (const { workflowId, runId } of reservations) if (over.includes(runId)) await update(host, releaseUpdate.name, { workflowId, runId });
+      await update(host, reserveUpdate.name, wanted);
+    }
+  }
+
+  async function ended(runs: { workflowId: string; runId: string }[]): Promise<string[]> {
+    const over = await Promise.all(
+      runs.map(async ({ workflowId, runId }) => {
+        try {
+          const { status } = await client.workflow.getHandle(workflowId, runId).describe();
+          return status.name === 'RUNNING' ? undefined : runId;
+        } catch (error) {
+          if (error instanceof WorkflowNotFoundError) return runId;
+          throw error;
+        }
+      }),
+    );
+    return over.filter((runId) => runId !== undefined);
+  }
 
   /** Asks a host's entity; its refusal keeps its type. */
   async function update(host: string, name: string, argument: unknown): Promise<void> {
