@@ -73,7 +73,9 @@ async function lookAtHosts(): Promise<Record<string, unknown>> {
   const look = async (host: string) => ({
     files: filesBelow(join(lab.folder, host)),
     processes: lab.processes(host),
-    guests: said.find(({ name }) => name === host)?.guests,
+    // What its images take grows as it writes.
+    guests: said.find(({ name }) => name === host)?.guests.map(({ disks, ...guest }) => ({ ...guest, disks: disks.map(({ root }) => root) })),
+    reservations: said.find(({ name }) => name === host)?.reservations,
     leftovers: await lab.leftovers(host, host === 'host-a' ? ['web'] : []),
   });
   return Object.fromEntries(await Promise.all([...lab.configs.keys()].map(async (host) => [host, await look(host)] as const)));
