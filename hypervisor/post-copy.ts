@@ -1,5 +1,3 @@
-import { spawn } from 'node:child_process';
-import { once } from 'node:events';
 import { setTimeout as delay } from 'node:timers/promises';
 import type { QmpConnection } from '../qmp/connection';
 import { QmpCommandFailed, QmpDisconnected, QmpTimeout } from '../qmp/errors';
@@ -37,14 +35,10 @@ export function switchesToPostCopy(remainingBytes: number, megabitsPerSecond: nu
 /** Why this host cannot receive a guest by post-copy, in QEMU's words (it needs userfaultfd); undefined if it can. Asks a QEMU that has no guest. */
 export async function postCopyRefusal(host: Host, emulator: string): Promise<string | undefined> {
   const { runAs } = host.config;
-  const child = spawn(emulatorPath(host, emulator), ['-machine', 'none', '-nodefaults', '-display', 'none', '-S', '-incoming', 'defer', '-qmp', 'stdio', ...(runAs ? ['-runas', runAs] : [])], { stdio: ['pipe', 'pipe', 'pipe'], timeout: PROBE_MS, killSignal: 'SIGKILL' });
-  let [said, printed] = ['', ''];
-  child.stdout.on('data', (data: Buffer) => (said += data.toString()));
-  child.stderr.on('data', (data: Buffer) => (printed += data.toString()));
-  child.stdin.on('error', () => undefined);
   const capabilities = Object.entries(POST_COPY).filter(([, state]) => state).map(([capability, state]) => ({ capability, state }));
-  child.stdin.end([{ execute: 'qmp_capabilities' }, { execute: 'migrate-set-capabilities', arguments: { capabilities }, id: 'asked' }, { execute: 'quit' }].map((command) => `${JSON.stringify(command)}\n`).join(''));
-  await once(child, 'close');
+  const asked = [{ execute: 'qmp_capabilities' }, { execute: 'migrate-set-capabilities', arguments: { capabilities }, id: 'asked' }, { execute: 'quit' }].map((command) => `${JSON.stringify(command)}\n`).join('');
+  const args = ['-machine', 'none', '-nodefaults', '-display', 'none', '-S', '-incoming', 'defer', '-qmp', 'stdio', ...(runAs ? ['-runas', runAs] : [])];
+  const { stdout: said, stderr: printed } = await host.programs.converse(emulatorPath(host, emulator), args, asked, PROBE_MS);
   const answer = said.split('\n').filter((line) => line.includes('"asked"')).map((line) => JSON.parse(line) as { error?: { desc: string } })[0];
   if (!answer) return `its QEMU does not answer: ${printed.trim()}`;
   return answer.error && `${answer.error.desc} (${printed.trim() || 'userfaultfd is needed'})`;

@@ -1,4 +1,5 @@
 import { type ChildProcess, execFile, spawn } from 'node:child_process';
+import { once } from 'node:events';
 import { closeSync, existsSync, mkdirSync, openSync, readFileSync, rmSync } from 'node:fs';
 import { dirname } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
@@ -123,4 +124,18 @@ export async function run(binary: string, args: string[], signal?: AbortSignal):
     const { stderr, message } = error as { stderr?: string; message: string };
     throw new ProcessFailed(`${binary} ${args[0]}: ${(stderr || message).trim()}`);
   }
+}
+
+/** Runs a short program that is told `input` on its stdin; gives what it printed, whatever its exit code. Killed after `timeoutMs`. Throws `ProcessFailed` if it cannot be started. */
+export async function converse(binary: string, args: string[], input: string, timeoutMs: number): Promise<{ stdout: string; stderr: string }> {
+  const child = spawn(binary, args, { stdio: ['pipe', 'pipe', 'pipe'], timeout: timeoutMs, killSignal: 'SIGKILL' });
+  let [stdout, stderr] = ['', ''];
+  child.stdout.on('data', (data: Buffer) => (stdout += data.toString()));
+  child.stderr.on('data', (data: Buffer) => (stderr += data.toString()));
+  child.stdin.on('error', () => undefined);
+  child.stdin.end(input);
+  await once(child, 'close').catch((error: Error) => {
+    throw new ProcessFailed(`${binary} ${args[0]}: ${error.message}`);
+  });
+  return { stdout, stderr };
 }

@@ -2,7 +2,7 @@ import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
-import { commandLineOf, isAlive, processExit, ProcessFailed, type ProcessIdentity, processOfPidFile, run, startDetached, terminate } from './processes';
+import { commandLineOf, converse, isAlive, processExit, ProcessFailed, type ProcessIdentity, processOfPidFile, run, startDetached, terminate } from './processes';
 
 /** The end of a guard's pipe that we hold: what is said, and that it ends, is all that a guard acts on. */
 export interface GuardPipe {
@@ -18,6 +18,8 @@ export interface Programs {
   start(binary: string, args: string[], logFile: string, ready: (signal: AbortSignal) => Promise<void>): Promise<void>;
   /** Runs a short program to its end and gives its stdout. Throws `ProcessFailed` with its stderr. */
   run(binary: string, args: string[], signal?: AbortSignal): Promise<string>;
+  /** Runs a short program that is told `input` on its stdin; gives what it printed, whatever its exit code. Killed after `timeoutMs`. */
+  converse(binary: string, args: string[], input: string, timeoutMs: number): Promise<{ stdout: string; stderr: string }>;
   /** The process that wrote this pid file, if it still runs. */
   ofPidFile(pidFile: string): ProcessIdentity | undefined;
   isAlive(identity: ProcessIdentity): boolean;
@@ -47,4 +49,4 @@ async function startGuard(jobFile: string, pidFile: string): Promise<GuardPipe> 
 }
 
 /** The processes of this machine. */
-export const machinePrograms: Programs = { start: startDetached, run, ofPidFile: processOfPidFile, isAlive, commandLine: commandLineOf, exit: processExit, terminate, startGuard };
+export const machinePrograms: Programs = { start: startDetached, run, converse, ofPidFile: processOfPidFile, isAlive, commandLine: commandLineOf, exit: processExit, terminate, startGuard };

@@ -86,6 +86,10 @@ export class SimulatedPrograms implements Programs {
     throw new ProcessFailed(`${binary} ${verb}: not simulated`);
   }
 
+  converse(binary: string): Promise<never> {
+    return Promise.reject(new ProcessFailed(`${binary} on stdin: not simulated`));
+  }
+
   ofPidFile(pidFile: string): ProcessIdentity | undefined {
     const process = this.byPidFile.get(pidFile);
     return process?.alive ? { pid: process.pid, startTime: process.startTime } : undefined;
