@@ -104,6 +104,8 @@ function stepForOther(known: Known, owner: string, host: string, copy: CopyRepor
   }
   if (ownership?.state === 'handed-over') {
     if (!isPassedOnTo(known, host, owner)) return `its copy was handed over to ${ownership.to} by attempt ${ownership.attempt}, and nothing says that the guest on ${owner} came from it: left alone`;
+    // The guest runs there without all of its memory: it would die with this QEMU.
+    if (sendsPages(copy) && copyOn(known, owner)!.qemu) return `its QEMU has pages of the memory of guest ${guest} still that ${owner} has not got (post-copy): left alone; repair again when its migration is completed`;
     return { do: 'retireSource', host, ref: { guest, attempt: ownership.attempt, from: host, to: ownership.to }, keepHours, why: `the guest is ${owner}'s: this copy was handed over, and is out of date` };
   }
   const arriving = arrivalOf(copy);
@@ -231,6 +233,11 @@ function hostsWhere(known: Known, is: (copy: CopyReport, host: string) => boolea
     const copy = copyOn(known, host);
     return copy !== undefined && is(copy, host);
   });
+}
+
+/** Whether the destination of a post-copy may need memory of this copy still. */
+function sendsPages({ qemu }: CopyReport): boolean {
+  return qemu?.answers === true && (qemu.outgoing === 'post-copy' || qemu.outgoing === 'post-copy-paused');
 }
 
 /** Hosts that nobody knows count as away: they have no agent. */

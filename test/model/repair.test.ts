@@ -10,6 +10,7 @@ const NOTHING: CopyReport = { defined: false, storageDaemon: false, guard: false
 const since = '2026-01-01T00:00:00Z';
 const qemu = (over: Partial<QemuReport & { answers: true }> = {}): QemuReport => ({ answers: true, runState: 'running', running: true, outgoing: 'none', ours: [], ...over });
 const POSTMIGRATE = qemu({ runState: 'postmigrate', running: false, outgoing: 'completed' });
+const PAGES = qemu({ runState: 'postmigrate', running: false, outgoing: 'post-copy' });
 const INCOMING = qemu({ runState: 'inmigrate', running: false });
 const copy = (over: Partial<CopyReport>): Look => ({ answers: true, copy: { ...NOTHING, defined: true, ...over } });
 const owner = (over: Partial<CopyReport> = {}) => copy({ ownership: { state: 'owner', since }, qemu: qemu(), ...over });
@@ -47,6 +48,10 @@ describe('one by one', () => {
     ['arrived, and nobody said so', known({ [A]: handedOver(B), [B]: arrived(A) }), 'settleDestination host-b, retireSource host-a'],
     ['arrived, its source away', known({ [A]: away('handed over to host-b'), [B]: arrived(A) }), 'retireSource host-a, settleDestination host-b'],
     ['arrived and crashed there', known({ [A]: handedOver(B), [B]: arrived(A, { qemu: undefined as never }) }), 'settleDestination host-b, retireSource host-a'],
+    ['arrived by post-copy, and its source sends pages still', known({ [A]: handedOver(B, { qemu: PAGES }), [B]: arrived(A) }), 'settleDestination host-b'],
+    ['… and settled there', known({ [A]: handedOver(B, { qemu: PAGES }), [B]: copy({ ownership: { state: 'owner', since, attempt: 'one' }, qemu: qemu() }) }), 'settled host-b, left 1'],
+    ['… its connection broken', known({ [A]: handedOver(B, { qemu: qemu({ runState: 'postmigrate', running: false, outgoing: 'post-copy-paused' }) }), [B]: arrived(A) }), 'settleDestination host-b'],
+    ['… and it crashed there: nobody needs the pages', known({ [A]: handedOver(B, { qemu: PAGES }), [B]: arrived(A, { qemu: undefined as never }) }), 'settleDestination host-b, retireSource host-a'],
     ['a copy on a third host that was passed on', known({ [A]: none, [B]: copy({ ownership: { state: 'owner', since, attempt: 'two' }, qemu: qemu() }), c: handedOver(A, {}, 'old') }), 'retireSource c'],
     ['a copy on a third host that nothing leads from to the guest', known({ [A]: owner(), [B]: none, c: handedOver('d', {}, 'old') }), 'settled host-a, left 1'],
     ['a copy on its way from a host that is away, though another has the guest', known({ [A]: owner(), [B]: incoming('c'), c: away() }), 'settled host-a, left 1'],
