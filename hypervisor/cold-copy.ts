@@ -51,9 +51,10 @@ export async function copyImages(host: Host, guest: string, plan: GuestPlan, tar
       signal.throwIfAborted();
       show();
       const size = Math.min(CHUNK_BYTES, disk.sizeBytes - offset);
+      // Not qemu-img's default for a target, which never flushes: a part that is on record must outlive the daemon that took it.
       // The last part has no size: an image of an odd one is rounded up to sectors at both ends alike.
       const window = ['driver=raw', `offset=${offset}`, ...(offset + size < disk.sizeBytes ? [`size=${size}`] : [])];
-      await host.programs.run(host.config.binaries.qemuImg, ['convert', '-n', '--image-opts', '--target-image-opts', [...window, ...format].join(','), [...window, ...nbd].join(',')], signal);
+      await host.programs.run(host.config.binaries.qemuImg, ['convert', '-n', '-t', 'writeback', '--image-opts', '--target-image-opts', [...window, ...format].join(','), [...window, ...nbd].join(',')], signal);
       copied[disk.id] = offset + size;
       await host.store.patchAttempt<SourceAttempt>(guest, { copiedBytes: copied });
     }
