@@ -104,7 +104,8 @@ export function migrationRecord(run: RecordedRun): MigrationRecord {
     decisions: decisionsOf(run, result?.decisions),
     tries,
     window: result?.window,
-    failures: activities.flatMap((activity) => failureOf(activity)),
+    // A destination that ends because its try was given up has not failed.
+    failures: activities.filter(({ type, endedAtMs: at = 0 }) => !(type === 'receive' && tries.some((one) => /given-up|cancelled/.test(one.ending) && one.fromMs <= at && at <= one.toMs + 5_000))).flatMap((activity) => failureOf(activity)),
     leftovers: [...run.children.flatMap((child) => leftoverOf(child.workflowId, child.input)), ...undone(run)],
     warnings: [...new Set([...warnings, ...(result?.warnings ?? [])])],
   });
