@@ -60,32 +60,13 @@ export class TraceRecorder {
     const cells = lanes.map(({ remainingBytes, copyBytesPerSecond, dirtyBytesPerSecond }) => ({ least: remainingBytes, most: remainingBytes, copied: copyBytesPerSecond, dirtied: dirtyBytesPerSecond }));
     // A clock that was set back makes no second past.
     const index = Math.max(last?.index ?? 0, Math.floor((atMs - this.#startedAtMs) / this.#bucketMs));
-    this.#buckets.push({ index, samples: 1, lanes: cells });
-    this.#merge();
+    addTo(this.#buckets, { index, samples: 1, lanes: cells });
     while (this.#buckets.length > mostPoints(this.#ids.length)) {
       this.#bucketMs *= 2;
-      for (const bucket of this.#buckets) bucket.index = Math.floor(bucket.index / 2);
-      this.#merge();
+      const wider: Bucket[] = [];
+      for (const bucket of this.#buckets) addTo(wider, { ...bucket, index: Math.floor(bucket.index / 2) });
+      this.#buckets = wider;
     }
-  }
-
-  #merge(): void {
-    const merged: Bucket[] = [];
-    for (const bucket of this.#buckets) {
-      const before = merged.at(-1);
-      if (before?.index !== bucket.index) {
-        merged.push(bucket);
-        continue;
-      }
-      const samples = before.samples + bucket.samples;
-      const mean = (a: number, b: number) => (a * before.samples + b * bucket.samples) / samples;
-      before.lanes = before.lanes.map((a, lane) => {
-        const b = bucket.lanes[lane]!;
-        return { least: Math.min(a.least, b.least), most: Math.max(a.most, b.most), copied: mean(a.copied, b.copied), dirtied: mean(a.dirtied, b.dirtied) };
-      });
-      before.samples = samples;
-    }
-    this.#buckets = merged;
   }
 
   /** Undefined before the first sample. */
@@ -99,6 +80,22 @@ export class TraceRecorder {
       lanes: this.#ids.map((id, lane) => ({ id, least: column(lane, 'least'), most: column(lane, 'most'), copied: column(lane, 'copied'), dirtied: column(lane, 'dirtied') })),
     };
   }
+}
+
+/** At the end, or to what is there of the same index. */
+function addTo(buckets: Bucket[], bucket: Bucket): void {
+  const last = buckets.at(-1);
+  if (last?.index !== bucket.index) {
+    buckets.push(bucket);
+    return;
+  }
+  const samples = last.samples + bucket.samples;
+  const mean = (a: number, b: number) => (a * last.samples + b * bucket.samples) / samples;
+  last.lanes = last.lanes.map((a, lane) => {
+    const b = bucket.lanes[lane]!;
+    return { least: Math.min(a.least, b.least), most: Math.max(a.most, b.most), copied: mean(a.copied, b.copied), dirtied: mean(a.dirtied, b.dirtied) };
+  });
+  last.samples = samples;
 }
 
 function mostPoints(lanes: number): number {

@@ -5,7 +5,8 @@ import { escape, html, Markup } from './markup';
 
 /** Text and lines on white have a contrast of at least 4.5 to 1. */
 export const COLOURS = { ink: '#1f2328', faint: '#57606a', grid: '#d8dee4', blue: '#0b5cad', orange: '#b3450a', green: '#1a7f4b', red: '#b42318', purple: '#6d3fc0', grey: '#6b7280', yellow: '#8a6100' };
-const FONT = 'system-ui, "Segoe UI", Roboto, "Helvetica Neue", Arial, "DejaVu Sans", sans-serif';
+/** Taken out again: text has the page's. */
+const FONT = 'sans-serif';
 /** A picture for screens and paper, and one for phones, whose text is as large. */
 const WIDTHS = { wide: 920, narrow: 350 };
 const BAR_PX = 20;
@@ -118,8 +119,8 @@ export class Charts {
       canvas.setOption({ animation: false, textStyle: { fontFamily: FONT }, ...option });
       const svg = canvas.renderToSVGString().replace(/^<svg [^>]*?width="\d+" height="\d+"/, `<svg class="${name}" role="img" aria-label="${escape(describes)}"`);
       canvas.dispose();
-      // What would answer to a pointer is of no use in a picture.
-      return new Markup(svg.replace(/ pointer-events="visible"/g, '').replace(/(\.\d{2})\d+/g, '$1'));
+      // What would answer to a pointer is of no use in a picture. Two in a page must not share the names of their clips, and do not: zrender counts them.
+      return new Markup(svg.replace(/<style[^]*?<\/style>/g, '').replace(/ class="zr[^"]*"| pointer-events="visible"| xml:space="preserve"|font-family:sans-serif;/g, '').replace(/(\.\d{2})\d+/g, '$1'));
     });
     return html`${drawn}`;
   }
