@@ -14,6 +14,13 @@ beforeAll(async () => {
   charts = await Charts.load();
 });
 const recordOf = async (name: string) => migrationRecord(await recorded(name));
+/** The same, had it not ended. */
+function underWay(run: RecordedRun): RecordedRun {
+  const copy = { ...run };
+  delete copy.endedAtMs;
+  delete copy.ending;
+  return copy;
+}
 const pageOf = (run: RecordedRun) => migrationPage(migrationRecord(run), charts);
 
 test.each(MIGRATIONS)('the history of %s tells how it ended, through which phases, and makes a page', async (name) => {
@@ -50,7 +57,7 @@ test('who was confirmed fenced by whom, and what that left to do, is on record o
 });
 
 test('one that is under way, terminated or cancelled is told from what is there', async () => {
-  const { endedAtMs: _, ending: __, ...unended } = await recorded('r3');
+  const unended = underWay(await recorded('r3'));
   const running = migrationRecord(unended);
   expect(running.outcome).toBe('running');
   expect(account(running)).toMatch(/^r3 is on its way from host-a to host-b: phase cleanup/);
@@ -79,7 +86,7 @@ test('a round that was put off is drawn apart from the next', async () => {
 
 /** A run with a copy of so many disks, that has not ended: its policy's decisions are in its memo only. */
 async function diverging(disks: number, samples: number): Promise<RecordedRun> {
-  const { endedAtMs: _, ending: __, ...run } = await recorded('r3');
+  const run = underWay(await recorded('r3'));
   const watch = run.activities.find(({ type }) => type === 'awaitMirrors')!;
   const recorder = new TraceRecorder();
   for (let index = 0; index < samples; index++) recorder.push(run.startedAtMs + 900 + index * 500, Array.from({ length: disks }, (__, disk) => ({ id: `disk-${disk}`, remainingBytes: 5e8 + 3e8 * Math.sin(index / 3 + disk), copyBytesPerSecond: 1e7, dirtyBytesPerSecond: 3e7 })));
@@ -146,7 +153,7 @@ test('an evacuation tells who moved when and where, who stayed and why, and what
 });
 
 test('an evacuation of many hosts under way tells what its hosts are at', () => {
-  const { endedAtMs: _, ending: __, ...unended } = evacuated();
+  const unended = underWay(evacuated());
   const evacuation = evacuationRecord(evacuated());
   const record = fleetRecord([{ ...unended, workflowId: 'fleet/rack', type: 'evacuateFleet', children: [{ workflowId: 'evacuate/host-a', type: 'evacuateHost', input: { host: 'host-a' }, startedAtMs: 1_000 }] }], [evacuation]);
   expect(record).toMatchObject({ outcome: 'running', hosts: [{ host: 'host-a', state: 'emptying', moved: 2, stayed: 1 }] });
