@@ -58,6 +58,8 @@ const planSchema = z.object({
   warnings: z.array(z.string()).default([]),
 });
 const resultSchema = z.object({ warnings: z.array(z.string()).default([]), decisions: z.array(decisionSchema).default([]), downtimeMs: z.number().optional(), window: windowSchema.optional() });
+/** Defaults and steers are in what was asked of the source. */
+const handOverSchema = z.object({ handOver: z.object({ maxDowntimeMs: z.number() }) });
 const newsSchema = z.object({ assessment: assessmentSchema.optional(), memory: assessmentSchema.optional() });
 const handedOverSchema = z.object({ source: z.string(), message: z.string().optional(), pausedMs: z.number().optional(), window: windowSchema.shape.source.partial().optional() });
 const keptSchema = z.object({ trace: traceSchema });
@@ -83,7 +85,7 @@ export function migrationRecord(run: RecordedRun): MigrationRecord {
     from,
     to: input.to,
     stopped: run.type === 'moveCold',
-    maxDowntimeMs: input.maxDowntimeMs,
+    maxDowntimeMs: handOverSchema.safeParse(activities.findLast(({ type }) => type === 'moveMemory')?.input).data?.handOver.maxDowntimeMs ?? input.maxDowntimeMs,
     startedAtMs: run.startedAtMs,
     endedAtMs,
     outcome: outcomeOf(ending),

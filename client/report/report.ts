@@ -73,7 +73,7 @@ async function drawn<R extends Recorded>(record: R, page: (record: R, charts: Ch
 
 async function read(temporal: Client, workflowId: string, wanted?: string): Promise<RecordedRun> {
   try {
-    const runId = wanted ?? (await temporal.workflow.getHandle(workflowId).describe()).runId;
+    const { runId } = await temporal.workflow.getHandle(workflowId, wanted).describe();
     const { events } = await temporal.workflow.getHandle(workflowId, runId).fetchHistory();
     return await readHistory(events ?? [], workflowId, runId, temporal.options.loadedDataConverter);
   } catch (error) {
