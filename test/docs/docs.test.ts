@@ -37,7 +37,7 @@ const operating = readPage(join(ROOT, 'docs/operating.md'));
 const architecture = readPage(join(ROOT, 'docs/architecture.md'));
 const divergence = readPage(join(ROOT, 'docs/divergence.md'));
 const fleet = readPage(join(ROOT, 'docs/fleet.md'));
-const PAGES: [string, Page][] = ['README.md', ...readdirSync(join(ROOT, 'docs')).filter((file) => file.endsWith('.md')).map((file) => `docs/${file}`)].map((path) => [path, readPage(join(ROOT, path))]);
+const PAGES: [string, Page][] = ['README.md', 'CONTRIBUTING.md', ...readdirSync(join(ROOT, 'docs')).filter((file) => file.endsWith('.md')).map((file) => `docs/${file}`)].map((path) => [path, readPage(join(ROOT, path))]);
 
 function filesBelow(folder: string): string[] {
   return readdirSync(folder, { withFileTypes: true }).flatMap((entry) => (entry.isDirectory() ? filesBelow(join(folder, entry.name)) : [relative(ROOT, join(folder, entry.name))]));
