@@ -189,8 +189,8 @@ export class ConvergenceLoop {
     const record = { at: new Date().toISOString(), by, what, why };
     const number = this.status.decisions.push(record);
     log.info('decision', { ...record });
-    // An operator's is the answer to an update. On record at once: a migration that fails, or is terminated, has no result to say it in.
-    if (by === 'policy' && patched('decisions-on-record')) upsertMemo({ [decisionMemoKey(number)]: record });
+    // On record at once: a migration that fails, or is terminated, has no result to say it in.
+    if (patched('decisions-on-record')) upsertMemo({ [decisionMemoKey(number)]: record });
     this.show();
     return record;
   }

@@ -41,7 +41,6 @@ export const migrationRecordSchema = z.object({
   traces: z.array(z.object({ of: z.enum(['disks', 'memory']), trace: traceSchema })),
   verdicts: z.array(assessmentSchema.extend({ atMs: momentMs, of: z.enum(['disks', 'memory']) })),
   decisions: z.array(decisionSchema),
-  /** The policy's decisions are in the record only since they are in the memo: what a migration that failed before had decided is not known. */
   tries: z.array(trySchema),
   window: windowSchema.optional(),
   /** Steps that failed, or that had to be tried again. */
@@ -156,11 +155,12 @@ function phasesOf(run: RecordedRun, endedAtMs: number, window: MigrationRecord['
   });
 }
 
-/** The result has all of them, if there is one. Else the policy's are in the memo, and those of people are the answers to their updates. */
+/** The result has all of them, if there is one. Else they are in the memo; whom people confirmed to be fenced is the answer to their update. */
 function decisionsOf(run: RecordedRun, inResult: MigrationRecord['decisions'] | undefined): MigrationRecord['decisions'] {
   if (inResult && inResult.length > 0) return inResult;
   const told = [...Object.entries(run.memo).flatMap(([key, value]) => (key.startsWith('decision-') ? [value] : [])), ...run.updates.map(({ ending }) => (ending?.how === 'completed' ? ending.result : undefined))];
-  return told.flatMap((one) => decisionSchema.safeParse(one).data ?? []).sort((a, b) => a.at.localeCompare(b.at));
+  const decisions = told.flatMap((one) => decisionSchema.safeParse(one).data ?? []);
+  return decisions.filter(({ at, what }, index) => decisions.findIndex((one) => one.at === at && one.what === what) === index).sort((a, b) => a.at.localeCompare(b.at));
 }
 
 function tryOf({ scheduledAtMs, startedAtMs = scheduledAtMs, endedAtMs, ending }: RecordedActivity, untilMs: number): MigrationRecord['tries'][number] {

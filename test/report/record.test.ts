@@ -4,8 +4,8 @@ import { evacuationRecord, fleetRecord } from '../../client/report/evacuation-re
 import type { RecordedRun } from '../../client/report/history';
 import { account, migrationPage, MOST_CHARTS } from '../../client/report/migration-page';
 import { migrationRecord } from '../../client/report/record';
-import { MOST_LANES, TraceRecorder } from '../../workflows/trace';
-import { RECORDED, recorded } from './history-files';
+import { MOST_BYTES, MOST_LANES, TraceRecorder } from '../../workflows/trace';
+import { DIVERGED, RECORDED, recorded } from './history-files';
 
 const MIGRATIONS = RECORDED.filter((name) => !name.startsWith('repair-'));
 const MOST_PAGE_BYTES = 1_500_000;
@@ -73,6 +73,20 @@ test('an undo that failed is said, with the command that looks after it', async 
   expect(record.leftovers).toEqual([{ host: 'host-b', step: 'discardDestination', why: 'no space left' }]);
   expect(account(record)).toContain('Not everything could be undone: discardDestination on host-b; "vmferry repair r3b" looks after it.');
   expect(migrationPage(record, charts)).toContain('no space left. Run <code>vmferry repair r3b</code>');
+});
+
+test('a real copy that fell behind shows what remained, when it was told, and which decision turned it', async () => {
+  const run = await recorded('db-7', DIVERGED);
+  const record = migrationRecord(run);
+  expect(record).toMatchObject({ outcome: 'completed', downtimeMs: 140, maxDowntimeMs: 300, tries: [{ ending: 'completed' }] });
+  expect(record.traces.map(({ of, trace }) => [of, trace.lanes.length])).toEqual([...record.traces.slice(1).map(() => ['disks', 2]), ['memory', 1]]);
+  for (const { trace } of record.traces) expect(JSON.stringify(trace).length).toBeLessThan(MOST_BYTES);
+  expect(record.verdicts.map(({ verdict }) => verdict)).toEqual(expect.arrayContaining(['diverging', 'converging']));
+  expect(record.decisions.filter(({ by }) => by === 'ada').map(({ what }) => what)).toEqual(['throttle, bytesPerSecond 12000000', 'write-blocking', 'throttle, bytesPerSecond 2000000']);
+  // The same, but for its result, is in what was on record before it ended.
+  const before = migrationRecord(underWay(run));
+  expect(before.decisions.map(({ what }) => what)).toEqual(expect.arrayContaining(record.decisions.filter(({ by }) => by !== 'operator').map(({ what }) => what)));
+  expect(migrationPage(record, charts).length).toBeLessThan(MOST_PAGE_BYTES / 5);
 });
 
 test('a round that was put off is drawn apart from the next', async () => {
