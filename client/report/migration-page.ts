@@ -118,7 +118,8 @@ function lanes(record: MigrationRecord, of: 'disks' | 'memory', fromMs: number, 
   const marks = allMarks.filter(({ atMs }) => atMs >= shown.fromMs && atMs <= shown.toMs);
   const bands = verdictBands(record, of, shown.fromMs, shown.toMs);
   const rows = ids.map((id) => summaryOf(id, traces));
-  const figures = ids.slice(0, MOST_CHARTS).map((id) => {
+  // A single look makes no curve.
+  const figures = (traces.some(({ at }) => at.length > 1) ? ids : []).slice(0, MOST_CHARTS).map((id) => {
     const { most, last, copied, dirtied } = rows.find((row) => row.id === id)!;
     const name = of === 'memory' ? 'memory' : `disk ${id}`;
     const { unit, bytes } = unitOf(most);
