@@ -1,4 +1,4 @@
-import { accessSync, constants, readFileSync, statSync } from 'node:fs';
+import { constants, existsSync, readFileSync, statSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { folderBelow, rootOf } from './credentials';
 import type { HostConfig } from './host-config';
@@ -21,12 +21,12 @@ export function tlsOutOfReach(config: HostConfig, end: 'server' | 'client', proc
   if (transport.mode === 'insecure') return [];
   const root = process ? rootOf(process) : (config.chroot ?? '/');
   try {
-    folderBelow(config, root);
+    const { real } = folderBelow(config, root);
     const reader = process ? readerOf(process) : configuredReader(config);
     if (!reader || reader.uid === 0) return [];
     const files = FILES[transport.mode];
-    const present = files.optional.filter((file) => statSync(join(transport.dir, file), { throwIfNoEntry: false }));
-    const closed = [...files[end], ...present].map((file) => join(transport.dir, file)).filter((file) => !mayRead(reader, file));
+    const present = files.optional.filter((file) => existsSync(join(real, file)));
+    const closed = [...files[end], ...present].map((file) => join(real, file)).filter((file) => !mayRead(reader, file, root));
     if (closed.length === 0) return [];
     return [`a QEMU of ${config.name} runs as ${reader.name}, and that user may not read ${closed.join(', ')}: give the files its group (chgrp, chmod 0640), and the folders to them x for it`];
   } catch (error) {
@@ -51,17 +51,16 @@ function readerOf({ pid }: ProcessIdentity): Reader | undefined {
   return { name: `user ${uid}`, uid, gids: [gid, ...ids('Groups')] };
 }
 
-/** By the modes of the file and of every folder above it; access lists are not looked at. */
-function mayRead(reader: Reader, file: string): boolean {
+/** By the modes of the file and of every folder above it, up to the chroot; access lists are not looked at. */
+function mayRead(reader: Reader, file: string, root: string): boolean {
   if (!has(reader, file, constants.R_OK)) return false;
   for (let folder = dirname(file); ; folder = dirname(folder)) {
     if (!has(reader, folder, constants.X_OK)) return false;
-    if (folder === '/') return true;
+    if (folder === root || folder === '/') return true;
   }
 }
 
 function has({ uid, gids }: Reader, path: string, bit: number): boolean {
-  accessSync(path);
   const stat = statSync(path);
   const shift = stat.uid === uid ? 6 : gids.includes(stat.gid) ? 3 : 0;
   return ((stat.mode >> shift) & bit) !== 0;

@@ -112,11 +112,14 @@ test('no key is on a command line', () => {
 
 test('a QEMU in a chroot finds the files below it, and nowhere else', () => {
   const inside = host('host-a', { ...tls(join(folder, 'host-a')), chroot: folder });
-  expect(folderBelow(inside, folder)).toBe('/host-a');
+  expect(folderBelow(inside, folder)).toEqual({ dir: '/host-a', real: join(folder, 'host-a') });
   expect(tlsOutOfReach(inside, 'server')).toEqual([]);
   const outside = host('host-a', { ...tls(join(folder, 'host-a')), chroot: other });
   expect(() => folderBelow(outside, other)).toThrow(TlsRefused);
-  expect(tlsOutOfReach(outside, 'server')).toEqual([expect.stringMatching(/a QEMU of host-a in the chroot .* cannot see its TLS files in .*: keep them in a folder below/)]);
+  expect(tlsOutOfReach(outside, 'server')).toEqual([expect.stringMatching(/a QEMU of host-a in the chroot .* cannot see the TLS files in .*: keep a copy of them in .*, or choose a folder below/)]);
+  const copy = join(other, folder, 'host-a');
+  cpSync(join(folder, 'host-a'), copy, { recursive: true });
+  expect(folderBelow(outside, other)).toEqual({ dir: join(folder, 'host-a'), real: copy });
 });
 
 test('a QEMU that runs as a user of its own must be able to read the files', () => {

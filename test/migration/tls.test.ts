@@ -1,5 +1,5 @@
 import { execFile } from 'node:child_process';
-import { cpSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { chmodSync, chownSync, cpSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { connect } from 'node:net';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
@@ -52,7 +52,7 @@ describe('a guest moves', () => {
     tap.once('host-a', 'migrate', async () => {
       const daemon = lab.agents.get('host-b')!.host.monitors.get(lab.runFile('host-b', 'safe', 'storage.sock'));
       const { id } = (await daemon.execute('query-block-exports'))[0]!;
-      const { nbdPort, migrationPort } = JSON.parse(readFileSync(join(lab.config('host-b').stateDir, 'guests/safe/attempt.json'), 'utf8'));
+      const { nbdPort, migrationPort } = JSON.parse(readFileSync(join(lab.config('host-b').stateDir, 'guests/safe/attempt.json'), 'utf8')) as { nbdPort: number; migrationPort: number };
       heard['plain'] = await knock([], nbdPort, id);
       heard['host-c'] = await knock(['--object', `tls-creds-x509,id=t,endpoint=client,dir=${certs('host-c')}`], nbdPort, id);
       heard['other CA'] = await knock(['--object', `tls-creds-x509,id=t,endpoint=client,dir=${other('host-b')}`], nbdPort, id);
@@ -83,6 +83,31 @@ describe('a guest moves', () => {
     await expectClean(lab, { 'host-q': ['keyed'] });
   }, 60_000);
 });
+
+const root = process.getuid!() === 0;
+if (!root) console.log('skipped: the test with a host that runs guests in a chroot needs root');
+(root ? test : test.skip)('a QEMU in a chroot, as a user of its own, must see and read the files: preflight says so, and then it comes and goes by TLS', async () => {
+  const [NOBODY, jail, dir] = [65534, join(lab.folder, 'jail'), certs('host-j')];
+  await ensureCertificates(certs(), [{ name: 'host-j' }], 100);
+  mkdirSync(jail);
+  await lab.addHost('host-j', { chroot: jail, runAs: 'nobody', tls: { dir } });
+  const guest = await lab.boot('host-a', 'jailed', QUIET, 60);
+  const refusal = async () => await lab.move('jailed', 'host-j').then(() => '', (error: Error) => error.message);
+  expect(await refusal()).toMatch(/a QEMU of host-j in the chroot .*jail cannot see the TLS files in .*host-j: keep a copy of them in .*jail/);
+  cpSync(dir, join(jail, dir), { recursive: true });
+  expect(await refusal()).toMatch(/a QEMU of host-j runs as nobody, and that user may not read .*server-key\.pem/);
+  await expectClean(lab, { 'host-a': ['jailed'] });
+  for (let folder = join(jail, dir); folder !== jail; folder = join(folder, '..')) chmodSync(folder, 0o755);
+  for (const file of readdirSync(join(jail, dir))) {
+    chownSync(join(jail, dir, file), 0, NOBODY);
+    chmodSync(join(jail, dir, file), 0o640);
+  }
+  await lab.move('jailed', 'host-j');
+  await lab.move('jailed', 'host-a');
+  await expectWhole(guest);
+  await expectClean(lab, { 'host-a': ['jailed'] });
+  await lab.reset();
+}, 120_000);
 
 describe('a move is refused, and nothing is changed,', () => {
   let guest: TestGuest;
