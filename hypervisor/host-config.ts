@@ -48,6 +48,13 @@ export const hostConfigSchema = z.strictObject({
   /** Further `-chroot` and `-runas` for guests started here, as an adopted guest's command line may carry them. */
   chroot: absolutePath.optional(),
   runAs: z.string().regex(/^[a-z_][a-z0-9_-]*$/).optional(),
+}).superRefine(({ roots, stateDir, runDir }, context) => {
+  const within = (inner: string, outer: string) => inner === outer || inner.startsWith(outer === '/' ? '/' : `${outer.replace(/\/$/, '')}/`);
+  for (const [name, { path }] of Object.entries(roots)) {
+    for (const [field, own] of [['stateDir', stateDir], ['runDir', runDir]] as const) {
+      if (within(path, own) || within(own, path)) context.addIssue({ code: 'custom', path: ['roots', name], message: `a definition could name files of ${field} (${own}): give guests a folder beside it` });
+    }
+  }
 });
 
 export type HostConfig = z.output<typeof hostConfigSchema>;
