@@ -1,6 +1,7 @@
 import { ServiceError } from '@temporalio/client';
 import { Command, CommanderError } from 'commander';
 import { registerGuestCommands } from './commands/guests';
+import { registerCodecServer } from './commands/codec-server';
 import { registerAdopt } from './commands/adopt';
 import { registerEvacuation } from './commands/evacuation';
 import { registerEvacuate } from './commands/evacuations';
@@ -47,6 +48,7 @@ export function buildProgram(): Command {
   registerEvacuation(program);
   registerSchedules(program);
   registerStackCommands(program);
+  registerCodecServer(program);
   return program;
 }
 

@@ -58,14 +58,14 @@ export function qemuArguments(config: HostConfig, definition: Definition, { inco
 
 /**
  * What QEMU's seccomp filter takes from it: system calls that it never needs, new privileges, other programs, its own priority and affinity
- * (docs: qemu-options.hx; measured on 7.2 and 10.0: boots, moves, block jobs, NBD). The filter is there before QEMU becomes the user of
- * `-runas`, so then `elevateprivileges` forbids only what an `execve` could bring. A bridge is joined by a program that has privileges of its
- * own, and a tap without `script=no` is brought up by one of the host's: a guest with such a nic keeps both.
+ * (qemu-options.hx). The filter is there before QEMU becomes the user of `-runas`, which `elevateprivileges=deny` then kills (SIGSYS, measured on 7.2;
+ * `children` does the same). Nothing is lost by that: as that user it has no privileges, and cannot get them back without another program. A bridge is
+ * joined by such a program, and a tap without `script=no` is brought up by one of the host's: a guest with such a nic may start programs.
  */
 function sandbox(config: HostConfig, options: readonly Option[]): string {
   const bridge = options.some((option) => isNet(option) && readFields(option)['type'] === 'bridge');
   const tap = options.some((option) => isNet(option) && readFields(option)['type'] === 'tap' && !['script', 'downscript'].every((key) => readFields(option)[key] === 'no'));
-  const privileges = bridge ? 'allow' : config.runAs ? 'children' : 'deny';
+  const privileges = bridge || config.runAs ? 'allow' : 'deny';
   return `on,obsolete=deny,elevateprivileges=${privileges},spawn=${bridge || tap ? 'allow' : 'deny'},resourcecontrol=deny`;
 }
 

@@ -1,7 +1,7 @@
 import { createConnection, createServer, type Server, type Socket } from 'node:net';
-import { createInterface } from 'node:readline';
 import { setTimeout as delay } from 'node:timers/promises';
 import type { HostConfig } from './host-config';
+import { onMessages, type ToDestination, toDestinationSchema, type ToSource, toSourceSchema } from './lease-messages';
 import { isAddressInUse, noFreePort, portsInOrder } from './ports';
 
 /**
@@ -11,8 +11,8 @@ import { isAddressInUse, noFreePort, portsInOrder } from './ports';
  */
 export const BEAT_MS = 25;
 
-type ToDestination = { attempt: string } | { run: boolean; handedOver?: true };
-type ToSource = { armed: boolean; handedOver?: true } | { beat: number } | { gone: string };
+/** Each source has one; the rest is for some that were cut off and have not been noticed yet. */
+const MOST_CONNECTIONS = 2_000;
 
 /** What a destination's `receive` gives to the lease. */
 export interface LeaseHolder {
@@ -68,6 +68,7 @@ export class LeaseServer {
   }
 
   private accept(socket: Socket): void {
+    if (this.sockets.size >= MOST_CONNECTIONS) return void socket.destroy();
     this.sockets.add(socket);
     const closed = new AbortController();
     socket.setNoDelay(true).on('error', () => socket.destroy()).once('close', () => {
@@ -76,7 +77,7 @@ export class LeaseServer {
     });
     const send = (message: ToSource) => socket.write(`${JSON.stringify(message)}\n`);
     let attempt: string | undefined;
-    onMessages<ToDestination>(socket, (message) => {
+    onMessages(socket, toDestinationSchema, (message) => {
       if ('attempt' in message && attempt === undefined) {
         attempt = message.attempt;
         void this.beat(attempt, send, closed.signal);
@@ -171,7 +172,7 @@ export class Lease {
         this.send(socket, { attempt: this.peer.attempt });
         this.send(socket, this.word);
       });
-      onMessages<ToSource>(socket, (message) => this.receive(socket, message));
+      onMessages(socket, toSourceSchema, (message) => this.receive(socket, message));
       await ended;
       if (!this.closed) await delay(BEAT_MS);
     }
@@ -211,14 +212,4 @@ export class Lease {
       signal.addEventListener('abort', abort);
     });
   }
-}
-
-function onMessages<T>(socket: Socket, handle: (message: T) => void): void {
-  createInterface({ input: socket }).on('line', (line) => {
-    try {
-      handle(JSON.parse(line) as T);
-    } catch {
-      socket.destroy();
-    }
-  }).on('error', () => socket.destroy());
 }

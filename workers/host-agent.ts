@@ -23,6 +23,7 @@ import { Switchovers } from '../hypervisor/switchovers';
 import { CONTROL_QUEUE, convergencePolicySchema, hostWorkflowId, type HostReport, newsSignal, reportSignal } from '../workflows/messages';
 import { connectClient, connectWorker } from './connection';
 import type { RunningWorker } from './control';
+import { payloadConverter } from './payload-codec';
 
 export interface RunningAgent extends RunningWorker {
   host: Host;
@@ -77,10 +78,12 @@ export async function startHostAgent(config: HostConfig, logger: Logger, { progr
   };
   const deps: HostDependencies = { host, lease, logger, announce, tell, switchovers: new Switchovers() };
   await resumeWindows(deps);
+  const dataConverter = payloadConverter();
   const worker = await Worker.create({
     connection,
     namespace: client.options.namespace,
     taskQueue: config.name,
+    ...(dataConverter && { dataConverter }),
     activities: createHostActivities(deps),
     shutdownGraceTime: GRACE,
     // Progress is live, and a cancel arrives, within half a second.

@@ -103,7 +103,7 @@ describe('-sandbox', () => {
   });
 
   test('leaves QEMU the way to its user, and a bridge its helper', () => {
-    expect(sandbox({}, hostIn(folder, { runAs: 'nobody' }))).toMatchObject({ elevateprivileges: 'children', spawn: 'deny' });
+    expect(sandbox({}, hostIn(folder, { runAs: 'nobody' }))).toMatchObject({ elevateprivileges: 'allow', spawn: 'deny' });
     expect(sandbox(nic('bridge,br=br0'))).toMatchObject({ elevateprivileges: 'allow', spawn: 'allow' });
     expect(sandbox(nic('tap,ifname=t'))).toMatchObject({ elevateprivileges: 'deny', spawn: 'allow' });
     expect(sandbox(nic('tap,ifname=t,script=no,downscript=no'))).toMatchObject({ spawn: 'deny' });
