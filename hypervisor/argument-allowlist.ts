@@ -104,6 +104,10 @@ export function allowProblems(option: Option, allow: readonly string[]): string[
     case 'audiodev':
       need('audiodev', readFields(option)['driver'] ?? splitFields(value)[0]);
       break;
+    case 'k':
+      // QEMU takes anything else for a file with a keyboard.
+      if (!/^[a-z]{2,3}(-[a-z]{2})?$/.test(value)) problems.push('a keyboard is named by its language, such as de or fr-ch');
+      break;
     case 'usbdevice':
       need('usbdevice', value);
       break;

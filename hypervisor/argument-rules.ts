@@ -1,3 +1,4 @@
+import { isIP } from 'node:net';
 import { join } from 'node:path';
 import { allowProblems, NETWORK_DEVICE } from './argument-allowlist';
 import { expandArgument, type HostConfig, PathRefused, runFolder } from './host-config';
@@ -24,10 +25,10 @@ const FORBIDDEN: Record<string, string> = {
 };
 
 /** Values without paths, though they may have slashes. `cpu` because of model-id. */
-const TEXT_FLAGS = new Set(['append', 'uuid', 'k', 'name', 'cpu']);
+const TEXT_FLAGS = new Set(['append', 'uuid', 'name', 'cpu']);
 const TEXT_KEYS = new Set(['name', 'string', 'net', 'ipv6-net', 'bootfile', 'serial', 'append']);
 /** QEMU runs in `/`, so a relative path is an absolute one in disguise. These keys are paths even without a slash. */
-const PATH_KEYS = new Set(['file', 'filename', 'path', 'dir', 'logfile', 'mem-path', 'kernel', 'initrd', 'dtb', 'D', 'L', 'hda', 'hdb', 'hdc', 'hdd', 'cdrom', 'fda', 'fdb', 'sd', 'mtdblock', 'pflash']);
+const PATH_KEYS = new Set(['dumpdtb', 'rrfile', 'firmware', 'file', 'filename', 'path', 'dir', 'logfile', 'mem-path', 'kernel', 'initrd', 'dtb', 'D', 'L', 'hda', 'hdb', 'hdc', 'hdd', 'cdrom', 'fda', 'fdb', 'sd', 'mtdblock', 'pflash']);
 export const isPathKey = (key: string) => PATH_KEYS.has(key.slice(key.lastIndexOf('.') + 1));
 
 /** The absolute path in a text, with what stands before it (`unix:`): it starts where a slash does not follow a name. */
@@ -109,9 +110,16 @@ function layerProblems(config: HostConfig, path: string): string[] {
 
 /** A text that is no path, whatever it looks like: prose, an address with its prefix, or, as `file` of `-blockdev`, the name of another node. */
 export function isText(flag: string, key: string, text: string): boolean {
-  if (TEXT_FLAGS.has(flag) || TEXT_KEYS.has(key) || /^[\da-fA-F:.]+\/\d+$/.test(text)) return true;
+  if (TEXT_FLAGS.has(flag) || TEXT_KEYS.has(key) || isNetwork(text)) return true;
   if (flag === 'blockdev') return /(^|\.)file$/.test(key) && !text.includes('/');
-  return (flag === 'smbios' && key !== 'file') || (flag === 'object' && key === 'data');
+  // `path` of type 11 is a file whose text the guest gets.
+  return (flag === 'smbios' && key !== '' && key !== 'file' && key !== 'path') || (flag === 'object' && key === 'data');
+}
+
+/** `10.0.2.0/24` */
+function isNetwork(text: string): boolean {
+  const [, address, bits] = /^([^/]+)\/(\d+)$/.exec(text) ?? [];
+  return bits !== undefined && isIP(address!) !== 0;
 }
 
 /** Monitors, QMP or for people, that listen on, or connect to, anything but a UNIX socket. */

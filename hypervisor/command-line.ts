@@ -86,9 +86,19 @@ function withFormat(option: Option, disks: readonly Disk[]): Option {
   const formatOf = (file: string | undefined) => disks.find(({ path }) => path === file?.replace(/^file:/, ''))?.format ?? 'raw';
   const shorthand = SHORTHANDS[flag];
   if (shorthand) return { flag: 'drive', value: `${joinFields([`file=${value}`])},${shorthand},format=${formatOf(value)}` };
-  if (flag !== 'drive' || !formatIsGuessed(option)) return option;
+  if (flag !== 'drive' || !isReadable(option) || !formatIsGuessed(option)) return option;
   const fields = readFields(option);
   return { flag, value: `${value},format=${formatOf(fields['file'] ?? fields['file.filename'])}` };
+}
+
+/** One that is not is refused with its reason where it is checked. */
+function isReadable(option: Option): boolean {
+  try {
+    readFields(option);
+    return true;
+  } catch {
+    return false;
+  }
 }
 
 /**

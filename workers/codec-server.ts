@@ -68,10 +68,10 @@ async function answer({ codec, origins, token }: CodecServerOptions, request: In
   if (request.method === 'OPTIONS') return end(response, 204);
   if (request.method !== 'POST') throw new BadRequest(405, 'POST to /decode or /encode');
   if (token !== undefined && !sameText(authorization ?? '', `Bearer ${token}`)) throw new BadRequest(401, 'the token is missing or wrong');
-  const work = { '/decode': codec.decode, '/encode': codec.encode }[new URL(request.url ?? '/', 'http://x').pathname];
-  if (!work) throw new BadRequest(404, 'POST to /decode or /encode');
+  const { pathname } = new URL(request.url ?? '/', 'http://x');
+  if (pathname !== '/decode' && pathname !== '/encode') throw new BadRequest(404, 'POST to /decode or /encode');
   const payloads = bodySchema.parse(JSON.parse(await read(request))).payloads.map(({ metadata, data }): Payload => ({ metadata: mapValues(metadata ?? {}, (text) => Buffer.from(text, 'base64')), data: Buffer.from(data ?? '', 'base64') }));
-  const done = await work.call(codec, payloads);
+  const done = await (pathname === '/decode' ? codec.decode(payloads) : codec.encode(payloads));
   end(response, 200, { payloads: done.map(({ metadata, data }) => ({ metadata: mapValues(metadata ?? {}, toBase64), data: toBase64(data ?? new Uint8Array()) })) });
 }
 

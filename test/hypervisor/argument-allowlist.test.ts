@@ -69,6 +69,10 @@ test.each<[string, string[], string]>([
   ['a disk whose format is guessed', ['-drive', 'file=${images}/a'], 'guest\'s own bytes'],
   ['a disk whose format is guessed, in short', ['-hda', '${images}/a'], 'guest\'s own bytes'],
   ['a disk whose format is guessed, by a node of the file', ['-drive', 'file.driver=file,file.filename=${images}/a'], 'guest\'s own bytes'],
+  ['a keyboard that is a file', ['-k', '/etc/shadow'], 'named by its language'],
+  ['a file as the firmware\'s words', ['-smbios', 'type=11,path=/etc/shadow'], '/etc/shadow is outside the roots'],
+  ['a file that looks like a network', ['-device', 'loader,file=../1'], 'relative path'],
+  ['a device tree written somewhere', ['-global', 'x.dumpdtb=dtb'], 'relative path'],
   ['a capability of the migration', ['-global', 'migration.return-path=on'], 'vmferry\'s own'],
 ])('%s is refused, by name', (_case, given, reason) => {
   expect(refusal({ arguments: given })).toContain(reason);

@@ -48,16 +48,18 @@ export class TemporalProxy {
       return;
     }
     this.calls[headers.authorization === undefined ? 'withoutKey' : 'withKey']++;
-    const { authorization: _hidden, ...passed } = headers;
-    const request = this.upstream.request({ ...passed, ':authority': 'temporal' });
+    const request = this.upstream.request({ ...headers, ':authority': 'temporal' });
     let trailers: IncomingHttpHeaders = {};
-    request.on('error', () => stream.destroy()).on('trailers', (received) => (trailers = received));
+    request.on('error', () => stream.destroy()).on('trailers', (received: IncomingHttpHeaders) => {
+      trailers = received;
+    });
     request.on('response', (response, flags) => {
       const over = (flags & 1) !== 0;
       stream.respond(response, { endStream: over, waitForTrailers: !over });
       if (!over) request.pipe(stream);
     });
-    stream.on('wantTrailers', () => stream.sendTrailers(trailers)).on('close', () => request.close());
+    stream.on('wantTrailers', () => stream.sendTrailers(trailers));
+    stream.on('close', () => request.close());
     stream.pipe(request);
   }
 }
