@@ -186,7 +186,7 @@ rm -rf "$cache"/{download,build,"temporal-$TEMPORAL_VERSION",guest-????????????}
 
 require_node
 install_npm_packages
-install_apt_packages qemu-system-x86 qemu-utils ovmf iproute2 gcc libc6-dev xz-utils zstd
+install_apt_packages qemu-system-x86 qemu-utils ovmf iproute2 openssl gcc libc6-dev xz-utils zstd
 find_temporal
 build_guest
 if [[ $build == yes ]]; then compile; fi
