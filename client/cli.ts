@@ -1,8 +1,9 @@
 import { ServiceError } from '@temporalio/client';
 import { Command, CommanderError } from 'commander';
 import { registerGuestCommands } from './commands/guests';
-import { registerCodecServer } from './commands/codec-server';
 import { registerAdopt } from './commands/adopt';
+import { registerCodecServer } from './commands/codec-server';
+import { registerCerts } from './commands/certs';
 import { registerEvacuation } from './commands/evacuation';
 import { registerEvacuate } from './commands/evacuations';
 import { registerHostCommands } from './commands/hosts';
@@ -48,6 +49,7 @@ export function buildProgram(): Command {
   registerEvacuation(program);
   registerSchedules(program);
   registerStackCommands(program);
+  registerCerts(program);
   registerCodecServer(program);
   return program;
 }

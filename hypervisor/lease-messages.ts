@@ -4,8 +4,8 @@ import { LineDecoder } from '../qmp/line-decoder';
 
 /** What the two ends of a lease say: JSON, one a line. Whoever reaches the port may say anything, so nothing else is taken. */
 const handedOver = z.literal(true).optional();
-export const toDestinationSchema = z.union([z.strictObject({ attempt: z.string().min(1).max(64) }), z.strictObject({ run: z.boolean(), handedOver })]);
-export const toSourceSchema = z.union([z.strictObject({ armed: z.boolean(), handedOver }), z.strictObject({ beat: z.int().min(0) }), z.strictObject({ gone: z.string().max(4_096) })]);
+export const toDestinationSchema = z.union([z.strictObject({ attempt: z.string().min(1).max(64) }), z.strictObject({ greet: z.string().max(64) }), z.strictObject({ run: z.boolean(), handedOver })]);
+export const toSourceSchema = z.union([z.strictObject({ armed: z.boolean(), handedOver }), z.strictObject({ beat: z.int().min(0) }), z.strictObject({ gone: z.string().max(4_096) }), z.strictObject({ host: z.string().max(64) }), z.strictObject({ refused: z.string().max(4_096) })]);
 
 export type ToDestination = z.output<typeof toDestinationSchema>;
 export type ToSource = z.output<typeof toSourceSchema>;

@@ -44,7 +44,7 @@ test('client, control worker and agent find Temporal by mutual TLS and an API ke
   const logger = pino({ level: 'silent' });
   const control = await startControlWorker({ logger, bundle: await bundleWorkflows() });
   // The configuration says only where, as one that is given to many hosts: certificates and key are the environment's.
-  const config = devHostConfig(mkdirp('lab'), 'host-a', `127.0.0.1:${proxy.port}`);
+  const config = devHostConfig(mkdirp('lab'), 'host-a', `127.0.0.1:${proxy.port}`, { insecure: true });
   const agent = await startHostAgent(config, logger);
   const operator = await MigrationClient.connect();
   try {
