@@ -1,9 +1,10 @@
 import { randomBytes } from 'node:crypto';
-import { mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { chmodSync, chownSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { basename, join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { temporal } from '@temporalio/proto';
+import { ensureCertificates } from '../../hypervisor/lab-certificates';
 import { startCodecServer } from '../../workers/codec-server';
 import { bundleWorkflows, type RunningWorker, startControlWorker } from '../../workers/control';
 import { PayloadEncryption, readKeys } from '../../workers/payload-codec';
@@ -15,7 +16,7 @@ import { Lab } from '../support/lab';
 import { TemporalProxy } from '../support/temporal-proxy';
 
 /**
- * A whole move with every secret that there is: payloads are encrypted, and Temporal is reached by mutual TLS and an API key. Then the secrets,
+ * A whole move with every secret that there is: TLS between the hosts, payloads that are encrypted, Temporal by mutual TLS and an API key. Then the secrets,
  * and words that are only in payloads, are looked for wherever somebody could read them.
  */
 const folder = mkdtempSync(join(tmpdir(), 'vs-'));
@@ -26,6 +27,7 @@ const API_KEY = 'planted-api-key-90b1c2';
 /** In the guest's definition, and so in payloads. */
 const IN_PAYLOADS = 'planted-label-77e1';
 const root = process.getuid!() === 0;
+const NOBODY = 65_534;
 
 let server: TemporalServer;
 let proxy: TemporalProxy;
@@ -52,7 +54,19 @@ beforeAll(async () => {
   Object.assign(process.env, { TEMPORAL_TLS_CLIENT_CERT_DATA: readFileSync(client.cert, 'utf8'), TEMPORAL_TLS_CLIENT_KEY_DATA: readFileSync(client.key, 'utf8') });
   lab = await Lab.open({}, undefined, `127.0.0.1:${proxy.port}`);
   control = await startControlWorker({ temporal: lab.temporal, logger: lab.logger, bundle: await bundleWorkflows(true) });
-  for (const name of ['host-a', 'host-b']) await lab.addHost(name, root ? { runAs: 'nobody' } : {});
+  // Between the hosts by TLS too; a QEMU reads the files itself, as its own user.
+  const certificates = join(lab.folder, 'certs');
+  await ensureCertificates(certificates, [{ name: 'host-a' }, { name: 'host-b' }], 10);
+  for (const path of ['', 'certs', 'certs/host-a', 'certs/host-b']) chmodSync(join(lab.folder, path), 0o711);
+  for (const name of ['host-a', 'host-b']) {
+    const dir = join(certificates, name);
+    for (const file of readdirSync(dir)) {
+      if (/key/.test(file)) secrets.push(...lines(join(dir, file)).map((line): [string, string] => [`${file} of ${name}`, line]));
+      if (root) chownSync(join(dir, file), 0, NOBODY);
+      if (root) chmodSync(join(dir, file), 0o640);
+    }
+    await lab.addHost(name, { tls: { dir }, ...(root && { runAs: 'nobody' }) });
+  }
 }, 90_000);
 
 afterAll(async () => {
@@ -103,7 +117,7 @@ test('a guest moves between unprivileged QEMUs, and no secret is in any history,
   const processes = watchProcesses(over.signal);
   const guest = await lab.boot('host-a', 'sealed', { extra: { labels: { note: IN_PAYLOADS } } });
   const confined = (host: string) => confinement(lab.agents.get(host)!.host.process('sealed')!.pid);
-  const nobody = { seccomp: 'filter', noNewPrivileges: true, ...(root && { capabilities: 0n, uids: [65_534] }) };
+  const nobody = { seccomp: 'filter', noNewPrivileges: true, ...(root && { capabilities: 0n, uids: [NOBODY] }) };
   expect(confined('host-a')).toMatchObject(nobody);
   await lab.move('sealed', 'host-b');
   expect(confined('host-b')).toMatchObject(nobody);
@@ -130,7 +144,7 @@ test('a guest moves between unprivileged QEMUs, and no secret is in any history,
   expect([...all.keys()]).toEqual(expect.arrayContaining(['migrate/sealed', 'host/host-a']));
   for (const [workflow, text] of all) expect([workflow, found(text, [...secrets, ['a word of a payload', IN_PAYLOADS]])]).toEqual([workflow, []]);
 
-  for (const file of [...filesBelow(lab.folder).filter((path) => !path.includes('/images/')), join(folder, 'temporal.log')]) expect([file, found(readFileSync(file, 'latin1'), secrets)]).toEqual([file, []]);
+  for (const file of [...filesBelow(lab.folder).filter((path) => !/\/(images|certs)\//.test(path)), join(folder, 'temporal.log')]) expect([file, found(readFileSync(file, 'latin1'), secrets)]).toEqual([file, []]);
 }, 180_000);
 
 test('what is encrypted is what is looked for: with the key the words are there, in the client and in the UI\'s codec server', async () => {
