@@ -2,6 +2,7 @@ import { ServiceError } from '@temporalio/client';
 import { Command, CommanderError } from 'commander';
 import { registerGuestCommands } from './commands/guests';
 import { registerAdopt } from './commands/adopt';
+import { registerCodecServer } from './commands/codec-server';
 import { registerCerts } from './commands/certs';
 import { registerEvacuation } from './commands/evacuation';
 import { registerEvacuate } from './commands/evacuations';
@@ -51,6 +52,7 @@ export function buildProgram(): Command {
   registerSchedules(program);
   registerStackCommands(program);
   registerCerts(program);
+  registerCodecServer(program);
   return program;
 }
 

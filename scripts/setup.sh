@@ -187,7 +187,7 @@ rm -rf "$cache"/{download,build,"temporal-$TEMPORAL_VERSION",guest-????????????}
 
 require_node
 install_npm_packages
-install_apt_packages qemu-system-x86 qemu-utils ovmf iproute2 gcc libc6-dev xz-utils zstd
+install_apt_packages qemu-system-x86 qemu-utils ovmf iproute2 openssl gcc libc6-dev xz-utils zstd
 # Tests look at pages as a person does. Ubuntu's package only fetches a snap.
 [[ -n ${VMFERRY_CHROMIUM:-} ]] || command -v chromium >/dev/null || install_apt_packages chromium
 find_temporal
