@@ -20,7 +20,7 @@ export class TemporalUnreachable extends Error {
 
 async function explain<T>(address: string | undefined, connecting: Promise<T>): Promise<T> {
   return await connecting.catch((error: Error) => {
-    throw new TemporalUnreachable(`no Temporal server answers at ${address ?? 'localhost:7233'} (${error.message}): start one (vmferry dev, or temporal server start-dev), or set TEMPORAL_ADDRESS`);
+    throw new TemporalUnreachable(`no Temporal server answers at ${address ?? 'localhost:7233'} (${error.message}): start one (vmferry dev, or temporal server start-dev), or set TEMPORAL_ADDRESS`, { cause: error });
   });
 }
 
