@@ -2,6 +2,7 @@ import { ServiceError } from '@temporalio/client';
 import { Command, CommanderError } from 'commander';
 import { registerGuestCommands } from './commands/guests';
 import { registerAdopt } from './commands/adopt';
+import { registerCerts } from './commands/certs';
 import { registerDoctor } from './commands/doctor';
 import { registerEvacuation } from './commands/evacuation';
 import { registerEvacuate } from './commands/evacuations';
@@ -48,6 +49,7 @@ export function buildProgram(): Command {
   registerEvacuation(program);
   registerSchedules(program);
   registerStackCommands(program);
+  registerCerts(program);
   registerDoctor(program);
   return program;
 }

@@ -8,6 +8,7 @@ import { judgeGuests, judgeLeftovers, lookAtGuests, lookAtLeftovers } from './gu
 import { judgeKvm, lookAtKvm } from './kvm';
 import { judgeAddress, judgePorts, lookAtAddress, lookAtPorts } from './network';
 import { judgeQemus, judgeStorageDaemon, judgeTools, lookAtQemus, lookAtStorageDaemon, lookAtTools } from './qemu';
+import { judgeTls, lookAtTls } from './tls';
 
 /** What checks of a hypervisor look at. */
 export interface HostContext {
@@ -30,6 +31,7 @@ export const HOST_CHECKS: readonly Check<HostContext>[] = [
   check('folders', '`stateDir`, `runDir` and the roots: there, writable, mode 0700, free space; `stateDir` survives a reboot', FILES_MS, lookAtFolders, judgeFolders),
   check('sockets', 'paths of sockets below `runDir` are short enough', FILES_MS, lookAtSockets, judgeSockets),
   check('confinement', '`chroot` and `runAs` are there, safe, and known to each QEMU', PROGRAM_MS, lookAtConfinement, judgeConfinement),
+  check('tls', '[TLS files](#tls-between-hosts): there, in date, for this host\'s name, of one CA, and within reach of a QEMU with `chroot` or `runAs`', FILES_MS, lookAtTls, judgeTls),
   check('guests', 'each guest has its QEMU here, and [no memory that a move corrupts](#qemu-72-under-tcg-corrupts-memory)', PROGRAM_MS, lookAtGuests, judgeGuests),
   check('leftovers', 'what earlier moves left in the state and run folders. No monitor is asked: the agent holds them', FILES_MS, lookAtLeftovers, judgeLeftovers),
 ];
