@@ -3,6 +3,7 @@ import { Command, CommanderError } from 'commander';
 import { registerGuestCommands } from './commands/guests';
 import { registerAdopt } from './commands/adopt';
 import { registerCerts } from './commands/certs';
+import { registerCheck } from './commands/check';
 import { registerDoctor } from './commands/doctor';
 import { registerEvacuation } from './commands/evacuation';
 import { registerEvacuate } from './commands/evacuations';
@@ -41,6 +42,7 @@ export function buildProgram(): Command {
     .exitOverride();
   program.configureOutput({ outputError: (text, write) => write(text.replace(/^error: /, 'vmferry: ')) });
   registerMigrationCommands(program);
+  registerCheck(program);
   registerSteer(program);
   registerRepairCommands(program);
   registerGuestCommands(program, registerAdopt);
