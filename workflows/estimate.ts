@@ -57,8 +57,6 @@ export const DIVERGES_FROM = 0.9;
 export const MEMORY_DIVERGES_FROM = 0.8;
 /** Auto-converge takes a few passes to slow a guest down; post-copy is used after 20 s. */
 const MEMORY_REMEDY_MS = 20_000;
-/** Mirrors leave this much of the link to the memory at least. */
-const LEAST_FOR_MEMORY = 0.1;
 
 /**
  * Whether a move would converge, by which remedies, how long it would take, and how long the guest would pause. A model, pure and monotonic: more link never makes
@@ -70,7 +68,8 @@ export function estimateMove(facts: MoveFacts): MoveEstimate {
   const dirtied = running ? disks.reduce((sum, disk) => sum + disk.dirtiedBytesPerSecond, 0) : 0;
   const allocated = disks.reduce((sum, disk) => sum + disk.allocatedBytes, 0);
   const forDisks = disksOf(facts, Math.min(link, MOST_OF_MIRRORS), dirtied, allocated);
-  const forMemory = memoryOf(facts, Math.max(LEAST_FOR_MEMORY * link, link - dirtied));
+  // Mirrors that have much to do leave it its share: a connection a disk, and one for the memory.
+  const forMemory = memoryOf(facts, Math.max(link / (1 + disks.length), link - dirtied));
   const copiesBytes = { disks: allocated, memory: memory.residentBytes };
   const remedies = [...(forDisks.remedies ?? []), ...(forMemory.remedies ?? [])];
   const stuck = [...(forDisks.remedies ? [] : [forDisks.why]), ...(forMemory.remedies ? [] : [forMemory.why])];

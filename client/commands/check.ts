@@ -36,7 +36,8 @@ export function registerCheck(program: Command): void {
     .addHelpText('after', CHECK_HELP);
   for (const option of check.options) if (option.long === '--measure-for') option.defaultValueDescription = '3s';
   check.action(async (vm: string, { to, measureFor, json, ...options }: CheckOptions, command: Command) => {
-    const { sourceDisks: _kept, keepHours: _long, ...fields } = migrationFields({ ...options, sourceDisks: 'keep', keepFor: 0 });
+    // What would become of the images is of no account here.
+    const fields = migrationFields({ ...options, sourceDisks: 'keep', keepFor: 24 * 3_600_000 });
     const result = await withClient(command, (client) => client.check({ vm, to, measureSeconds: Math.round(measureFor / 1_000), ...fields }));
     if (json) printJson(result);
     else print(account(result));

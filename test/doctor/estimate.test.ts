@@ -90,7 +90,7 @@ describe('for all guests and links', () => {
   test('numbers are finite, and none is negative', () => {
     fc.assert(fc.property(anyFacts, (one) => {
       const { totalMs = 0, downtimeMs = 0, parts = {}, downtimeParts = {} } = estimateMove(one);
-      for (const ms of [totalMs, downtimeMs, ...(Object.values(parts) as number[]), ...(Object.values(downtimeParts) as number[])]) expect(Number.isFinite(ms) && ms >= 0).toBe(true);
+      for (const ms of [totalMs, downtimeMs, ...Object.values<number>(parts), ...Object.values<number>(downtimeParts)]) expect(Number.isFinite(ms) && ms >= 0).toBe(true);
     }));
   });
 
