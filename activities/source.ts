@@ -113,19 +113,20 @@ export function sourceActivities(deps: HostDependencies) {
 
     /**
      * R5: only after the destination is proven dead and unmarked, or a person has said that its host is fenced (`instead`). The source's copy holds
-     * everything and runs again.
+     * everything and runs again. Throws `PostCopyLost` if it was sending pages: then it may only be started anew.
      */
     async reviveSource(input: MigrationRef & { instead?: Instead }): Promise<void> {
       await runStep(deps, 'switchover', input, async () => {
         const { guest } = input;
         const record = store.attempt(guest);
         await store.setOwnership(guest, owner(input.instead));
+        if (!host.process(guest)) return;
         const qmp = await host.monitor(guest).connection();
         const state = await migrationState(qmp);
         if (state === 'post-copy' || state === 'post-copy-paused') {
           // QEMU takes neither `cont` ("Migration is not finalized yet") nor a cancel that would end: measured on 7.2.
           await quitQemu(host, guest);
-          throw new PostCopyLost(`guest ${guest} is lost as a running one: its destination ended just after post-copy had begun, and QEMU cannot take that back. Its disks on ${host.name} are whole: start it here (vmferry vm start ${guest})`);
+          throw new PostCopyLost(`guest ${guest} is lost as a running one: ${input.instead ? `${input.instead.host}, where it ran, was confirmed fenced` : 'its destination ended just after post-copy had begun'}, and QEMU cannot take post-copy back. Its disks on ${host.name} are whole${input.instead ? ', as they were when it left' : ''}: start it here (vmferry vm start ${guest})`);
         }
         if ((await qmp.execute('query-status')).status !== 'postmigrate') return;
         const paused = record?.role === 'source' && !record.wasRunning;

@@ -1,10 +1,10 @@
-import { ActivityFailure, ApplicationFailure, allHandlersFinished, CancellationScope, CancelledFailure, condition, log, patched, setCurrentDetails, setHandler, sleep, TimeoutFailure, upsertSearchAttributes, workflowInfo } from '@temporalio/workflow';
+import { ApplicationFailure, allHandlersFinished, CancellationScope, CancelledFailure, condition, log, patched, setCurrentDetails, setHandler, sleep, upsertSearchAttributes, workflowInfo } from '@temporalio/workflow';
 import type { MigrationRef } from '../activities/context';
 import type { HandOverPlan, HandOverResult } from '../hypervisor/handover';
 import type { MirrorTarget } from '../hypervisor/mirrors';
 import type { GuestPlan } from '../hypervisor/preflight';
 import type { Exports } from '../hypervisor/storage-daemon';
-import { control, controlPatiently, destinationHost, sourceHost } from './activities';
+import { control, controlPatiently, destinationHost, isAway, sourceHost } from './activities';
 import { ConvergenceLoop } from './convergence-loop';
 import { currentDetails } from './details';
 import { Fences } from './fences';
@@ -216,7 +216,7 @@ class Round {
   }
 
   /** A step of the cleanup; if its host is away, it is done when the host returns, by a workflow of its own. */
-  private async atLast(leftover: Exclude<UndoneThere, { do: 'retireFenced' }>): Promise<void> {
+  private async atLast(leftover: Exclude<UndoneThere, { do: 'retireFenced' | 'stayCold' }>): Promise<void> {
     const { ref, fences } = this;
     const all = { ...ref, ...leftover };
     // What has arrived there is not the guest any more; and what has not may be all that is left of one whose source is fenced.
@@ -233,7 +233,7 @@ class Round {
           return await this.destination.undo[all.do](ref);
       }
     } catch (error) {
-      if (!(error instanceof ActivityFailure && error.cause instanceof TimeoutFailure)) throw error;
+      if (!isAway(error)) throw error;
       await this.later(leftover);
     }
   }
@@ -304,7 +304,7 @@ export async function reachable<T>(host: string, look: Promise<T>): Promise<T> {
   try {
     return await look;
   } catch (error) {
-    if (error instanceof ActivityFailure && error.cause instanceof TimeoutFailure) {
+    if (isAway(error)) {
       throw ApplicationFailure.nonRetryable(`the agent of host ${host} does not answer: start it, or check that its Temporal address and the host's name are right. Nothing was changed`, 'HostUnreachable');
     }
     throw error;
