@@ -23,15 +23,10 @@ export interface CheckMoveResult {
   /** Of the disks that would move. `dirtied`: what the copy costs for what is written, in pieces of 64 KiB. */
   disks: { id: string; virtualBytes: number; allocatedBytes: number; writtenBytesPerSecond?: number; dirtiedBytesPerSecond?: number }[];
   memory?: { bytes: number; residentBytes?: number; dirtyBytesPerSecond?: number };
-  link?: Link;
+  link?: { bytesPerSecond: number; from: 'measured' | 'bandwidth' | 'assumed' };
   maxDowntimeMs?: number;
   /** Absent if the move would be refused. */
   estimate?: MoveEstimate;
-}
-
-interface Link {
-  bytesPerSecond: number;
-  from: 'measured' | 'bandwidth' | 'assumed';
 }
 
 /** A link that cannot be measured: 1 Gbit/s. */
@@ -105,7 +100,7 @@ async function measure(ref: MigrationRef, { plan, request }: { plan: GuestPlan; 
 }
 
 /** Measured, unless a cap was asked for, which is then what counts; assumed where it cannot be measured. */
-async function linkOf(ref: MigrationRef, { bandwidthBytesPerSecond }: MigrationRequest, warnings: string[]): Promise<Link> {
+async function linkOf(ref: MigrationRef, { bandwidthBytesPerSecond }: MigrationRequest, warnings: string[]): Promise<CheckMoveResult['link'] & object> {
   if (bandwidthBytesPerSecond !== undefined) return { bytesPerSecond: bandwidthBytesPerSecond, from: 'bandwidth' };
   try {
     const probe = await anyHost(ref.to).look.openLinkProbe(ref);
