@@ -17,9 +17,9 @@ export function checkActivities(deps: HostDependencies) {
       return await runStep(deps, 'preflight', ref, () => openLinkProbe(host.config));
     },
 
-    /** At the source: bytes a second to the destination, for a second at most. */
-    async measureLink({ probe, ...ref }: MigrationRef & { probe: LinkProbe }): Promise<number> {
-      return await runStep(deps, 'preflight', ref, () => measureLink(probe));
+    /** At the source: what the link to the destination carries, for a second at most. A failure is an answer too, and not tried again. */
+    async measureLink({ probe, ...ref }: MigrationRef & { probe: LinkProbe }): Promise<{ bytesPerSecond: number } | { failure: string }> {
+      return await runStep(deps, 'preflight', ref, () => measureLink(probe).then((bytesPerSecond) => ({ bytesPerSecond }), (error: Error) => ({ failure: error.message })));
     },
   };
 }

@@ -1,4 +1,4 @@
-import { ActivityFailure, ApplicationFailure, setCurrentDetails, upsertSearchAttributes, workflowInfo } from '@temporalio/workflow';
+import { ActivityFailure, ApplicationFailure, isCancellation, setCurrentDetails, upsertSearchAttributes, workflowInfo } from '@temporalio/workflow';
 import type { MigrationRef } from '../activities/context';
 import type { GuestPlan } from '../hypervisor/preflight';
 import { formatBytes } from '../hypervisor/size';
@@ -102,13 +102,18 @@ async function measure(ref: MigrationRef, { plan, request }: { plan: GuestPlan; 
 /** Measured, unless a cap was asked for, which is then what counts; assumed where it cannot be measured. */
 async function linkOf(ref: MigrationRef, { bandwidthBytesPerSecond }: MigrationRequest, warnings: string[]): Promise<CheckMoveResult['link'] & object> {
   if (bandwidthBytesPerSecond !== undefined) return { bytesPerSecond: bandwidthBytesPerSecond, from: 'bandwidth' };
-  try {
-    const probe = await anyHost(ref.to).look.openLinkProbe(ref);
-    return { bytesPerSecond: await anyHost(ref.from).look.measureLink({ ...ref, probe }), from: 'measured' };
-  } catch (error) {
-    warnings.push(`the link could not be measured (${innermost(error)?.message ?? String(error)}): ${formatBytes(ASSUMED_LINK_BYTES_PER_SECOND)}/s are assumed; --bandwidth says what it carries`);
-    return { bytesPerSecond: ASSUMED_LINK_BYTES_PER_SECOND, from: 'assumed' };
-  }
+  const measured = await measureLink(ref).catch((error: unknown) => {
+    if (isCancellation(error)) throw error;
+    return { failure: innermost(error)?.message ?? String(error) };
+  });
+  if ('bytesPerSecond' in measured) return { ...measured, from: 'measured' };
+  warnings.push(`the link could not be measured (${measured.failure}): ${formatBytes(ASSUMED_LINK_BYTES_PER_SECOND)}/s are assumed; --bandwidth says what it carries`);
+  return { bytesPerSecond: ASSUMED_LINK_BYTES_PER_SECOND, from: 'assumed' };
+}
+
+async function measureLink(ref: MigrationRef) {
+  const probe = await anyHost(ref.to).look.openLinkProbe(ref);
+  return await anyHost(ref.from).look.measureLink({ ...ref, probe });
 }
 
 /** What the Temporal UI shows of it, Markdown. */
