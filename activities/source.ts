@@ -4,6 +4,7 @@ import { stopGuard } from '../hypervisor/guard';
 import type { Attempt, Instead, Ownership } from '../hypervisor/guest-store';
 import { liftThrottle, sourceRecord } from '../hypervisor/guest-throttle';
 import { GuestStateError, OwnershipUnknown } from '../hypervisor/host';
+import { greet } from '../hypervisor/lease';
 import { quitQemu } from '../hypervisor/launch';
 import { cancelMigration, migrationState, type OutgoingState } from '../hypervisor/migration';
 import { clearMirrors, type CopyMode, ensureMirrors, type MirrorTarget } from '../hypervisor/mirrors';
@@ -15,6 +16,7 @@ import { announceSoon, attached, guarded, type HostDependencies, type MigrationR
 import { watchMemory } from './memory-watch';
 
 const HANG_MS = 2_000;
+const GREET_MS = 10_000;
 
 /** The source's steps. Until `moveMemory` has sent `migrate-continue` each can be undone and the guest never notices. */
 export function sourceActivities(deps: HostDependencies) {
@@ -24,6 +26,14 @@ export function sourceActivities(deps: HostDependencies) {
     /** Everything at the source that could stop this guest from leaving, and what the destination must know. Changes nothing. */
     async inspectSource(input: MigrationRef): Promise<{ plan?: GuestPlan } & Findings> {
       return await runStep(deps, 'preflight', input, () => inspectSource(host, input.guest, input.attempt));
+    },
+
+    /** Whether this host and the destination believe each other, by a connection as those that disks and memory take. Changes nothing. */
+    async greetDestination(input: MigrationRef & { lease: { host: string; port: number } }): Promise<Findings> {
+      return await runStep(deps, 'preflight', input, async () => {
+        const refusal = await greet(host.config, { ...input.lease, name: input.to }, GREET_MS);
+        return { blockers: refusal === undefined ? [] : [refusal], warnings: [] };
+      });
     },
 
     /** Starts one mirror a disk, all in parallel. Removes leftovers of earlier attempts first; with `anew` also this attempt's own. */
@@ -39,7 +49,7 @@ export function sourceActivities(deps: HostDependencies) {
         } else if (anew) {
           await clearMirrors(monitor, { silent: false });
         }
-        await ensureMirrors(monitor, targets, attempt, { sync: 'full', copyMode: sourceRecord(host, guest).writeBlocking ? 'write-blocking' : 'background' });
+        await ensureMirrors(monitor, targets, attempt, { sync: 'full', copyMode: sourceRecord(host, guest).writeBlocking ? 'write-blocking' : 'background', channel: host.outgoingChannel(guest, to) });
       });
     },
 

@@ -2,13 +2,13 @@ import { ActivityFailure, ApplicationFailure, isCancellation, setCurrentDetails,
 import type { MigrationRef } from '../activities/context';
 import type { GuestPlan } from '../hypervisor/preflight';
 import { formatBytes } from '../hypervisor/size';
-import { anyHost, control } from './activities';
+import { anyHost, control, sourceHost } from './activities';
 import { cell } from './details';
 import { estimateMove, type MoveEstimate } from './estimate';
 import { parseInput } from './input';
 import { checkMoveSchema, type CheckMoveInput, type MigrationRequest, migrateVmSchema, SEARCH_ATTRIBUTES } from './messages';
 import { ignoredSettings, qemuMemorySettings } from './memory-settings';
-import { reachable, rootOf } from './migrate-vm';
+import { greeted, reachable, rootOf } from './migrate-vm';
 
 /** What a move would be; plain JSON. */
 export interface CheckMoveResult {
@@ -77,6 +77,7 @@ async function preflight(ref: MigrationRef, { measureSeconds: _ours, ...raw }: C
   const { workflowId, runId } = workflowInfo();
   const room = await control.reservable({ from: ref.from, to: ref.to, guest: ref.guest, workflowId, runId, memoryBytes: plan.definition.memory, disks: plan.disks.map(({ path, allocatedBytes, blockDevice }) => ({ root: rootOf(path), bytes: blockDevice ? 0 : allocatedBytes })) });
   result.blockers.push(...there.blockers, ...room.blockers);
+  if (result.blockers.length === 0) result.blockers.push(...(await greeted(ref, plan, there, sourceHost(ref.from))));
   result.warnings.push(...there.warnings, ...room.warnings, ...ignoredSettings(qemuMemorySettings(request), plan.memoryFeatures));
   return { plan, request };
 }

@@ -2,7 +2,7 @@ import { ApplicationFailure, allHandlersFinished, CancellationScope, CancelledFa
 import type { MigrationRef } from '../activities/context';
 import type { HandOverPlan, HandOverResult } from '../hypervisor/handover';
 import type { MirrorTarget } from '../hypervisor/mirrors';
-import type { GuestPlan } from '../hypervisor/preflight';
+import type { Findings, GuestPlan } from '../hypervisor/preflight';
 import type { Exports } from '../hypervisor/storage-daemon';
 import { control, controlPatiently, destinationHost, isAway, sourceHost } from './activities';
 import { ConvergenceLoop } from './convergence-loop';
@@ -97,8 +97,9 @@ class Round {
   private async preflight(): Promise<GuestPlan> {
     const { ref } = this;
     const here = await reachable(ref.from, this.source.look.inspectSource(ref));
-    const there = here.plan ? await reachable(ref.to, this.destination.look.inspectDestination({ ...ref, plan: here.plan, ...(this.asked(here.plan).postCopy && { postCopy: true }) })) : { blockers: [], warnings: [] };
+    const there = here.plan ? await reachable(ref.to, this.destination.look.inspectDestination({ ...ref, plan: here.plan, ...(this.asked(here.plan).postCopy && { postCopy: true }) })) : NO_FINDINGS;
     const blockers = [...here.blockers, ...there.blockers];
+    if (blockers.length === 0) blockers.push(...(await greeted(ref, here.plan, there, this.source)));
     if (blockers.length > 0 || !here.plan) throw refused(ref.guest, ref.to, blockers);
     this.request = this.asked(here.plan);
     this.status.warnings = [...here.warnings, ...there.warnings, ...ignoredSettings(qemuMemorySettings(this.request), here.plan.memoryFeatures)];
@@ -310,6 +311,16 @@ export async function reachable<T>(host: string, look: Promise<T>): Promise<T> {
     throw error;
   }
 }
+
+/** Over TLS a certificate that the other end does not believe is found before anything is made. Gives the blockers. */
+export async function greeted(ref: MigrationRef, plan: GuestPlan | undefined, { lease }: { lease?: { host: string; port: number } }, source: ReturnType<typeof sourceHost>): Promise<string[]> {
+  // Older agents say neither.
+  if (!lease || (plan?.security ?? 'insecure') === 'insecure') return [];
+  return (await reachable(ref.from, source.look.greetDestination({ ...ref, lease }))).blockers;
+}
+
+/** Nobody was asked. */
+export const NO_FINDINGS: Findings & { lease?: { host: string; port: number } } = { blockers: [], warnings: [] };
 
 export function mirrorTargets(plan: GuestPlan, exports: Exports): MirrorTarget[] {
   return plan.disks.map(({ id, device, sizeBytes }) => ({ id, device, sizeBytes, host: exports.host, port: exports.port, exportName: exports.names[id]! }));

@@ -6,7 +6,7 @@ import { currentDetails } from './details';
 import { leaveForLater, type Leftover } from './finish-cleanup';
 import { parseInput } from './input';
 import { type MigrationResult, type MigrationStatus, type MoveColdInput, moveColdSchema, SEARCH_ATTRIBUTES, statusQuery } from './messages';
-import { mirrorTargets, reachable, refused, rootOf } from './migrate-vm';
+import { greeted, mirrorTargets, NO_FINDINGS, reachable, refused, rootOf } from './migrate-vm';
 import type { Phase } from './phases';
 
 /**
@@ -85,8 +85,9 @@ function ifAway(leftover: Leftover): (error: unknown) => Promise<void> {
 
 async function preflight(source: ReturnType<typeof sourceHost>, destination: ReturnType<typeof destinationHost>, ref: MigrationRef, status: MigrationStatus): Promise<GuestPlan> {
   const here = await reachable(ref.from, source.look.inspectStopped(ref));
-  const there = here.plan ? await reachable(ref.to, destination.look.inspectDestination({ ...ref, plan: here.plan })) : { blockers: [], warnings: [] };
+  const there = here.plan ? await reachable(ref.to, destination.look.inspectDestination({ ...ref, plan: here.plan })) : NO_FINDINGS;
   const blockers = [...here.blockers, ...there.blockers];
+  if (blockers.length === 0) blockers.push(...(await greeted(ref, here.plan, there, source)));
   if (blockers.length > 0 || !here.plan) throw refused(ref.guest, ref.to, blockers);
   status.warnings = [...here.warnings, ...there.warnings];
   return here.plan;

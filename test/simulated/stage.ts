@@ -55,7 +55,7 @@ export class Stage {
   }
 
   async export(): Promise<void> {
-    this.exports = await ensureExports(this.hosts.destination, GUEST, [{ id: 'disk0', path: this.image('destination'), format: 'raw', blockDevice: false, sizeBytes: DISK_BYTES, cache: 'writeback' }], undefined, undefined, async () => undefined);
+    this.exports = await ensureExports(this.hosts.destination, GUEST, 'source', [{ id: 'disk0', path: this.image('destination'), format: 'raw', blockDevice: false, sizeBytes: DISK_BYTES, cache: 'writeback' }], undefined, undefined, async () => undefined);
   }
 
   async release(): Promise<void> {
