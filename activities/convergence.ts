@@ -1,5 +1,6 @@
 import { throttleGuest, liftThrottle, sourceRecord } from '../hypervisor/guest-throttle';
 import { makeWriteBlocking } from '../hypervisor/copy-mode';
+import { statsOf } from '../hypervisor/guest-load';
 import { StoppedMirrors } from '../hypervisor/stopped-mirrors';
 import { assertNotEnded, MirrorFailed, type MirrorState, mirrorStates, type MirrorTarget } from '../hypervisor/mirrors';
 import { type QmpConnection } from '../qmp/connection';
@@ -130,7 +131,7 @@ async function samplesOf(qmp: QmpConnection, targets: MirrorTarget[], states: Mi
   const samples = await Promise.all(
     states.map(async (state): Promise<[string, DiskSample]> => {
       const { device } = targets.find(({ id }) => id === state.id)!;
-      const own = stats.filter((one) => [one.device, one['node-name'], ...(one.qdev?.split('/') ?? [])].some((name) => name === device || name === `${state.id}-device` || name === state.id));
+      const guestWrittenBytes = statsOf(stats, { id: state.id, device })?.wr_bytes;
       const operation = state.error === undefined ? undefined : await errors.operation(state.job);
       return [
         state.id,
@@ -140,7 +141,7 @@ async function samplesOf(qmp: QmpConnection, targets: MirrorTarget[], states: Mi
           offsetBytes: state.offsetBytes,
           ready: state.ready,
           writeBlocking,
-          ...(own.length === 1 && { guestWrittenBytes: own[0]!.stats.wr_bytes }),
+          ...(guestWrittenBytes !== undefined && { guestWrittenBytes }),
           ...(state.activelySynced !== undefined && { activelySynced: state.activelySynced }),
           ...(state.error !== undefined && { error: state.error }),
           ...(operation && { errorOperation: operation }),

@@ -1,7 +1,8 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import { ApplicationFailure } from '@temporalio/activity';
 import { type Client, WorkflowNotFoundError, WorkflowUpdateFailedError } from '@temporalio/client';
-import { capacityOf, placementHost } from '../workflows/capacity';
+import type { Findings } from '../hypervisor/preflight';
+import { capacityOf, placementHost, refuseReservation } from '../workflows/capacity';
 import type { MovePlan } from '../workflows/evacuation';
 import type { HostCapacity } from '../workflows/fleet';
 import { placeGuests, type PlacementOptions } from '../workflows/placement';
@@ -91,6 +92,18 @@ export function fleetActivities(client: Client) {
         await update(from, releaseUpdate.name, what).catch(() => undefined);
         throw error;
       }
+    },
+
+    /** What `reserve` would say now, without reserving: a slot that is not free is only waited for. */
+    async reservable({ from, to, ...what }: Omit<Reservation, 'direction'> & { from: string; to: string }): Promise<Findings> {
+      const said: Findings = { blockers: [], warnings: [] };
+      for (const [host, direction] of [[from, 'outgoing'], [to, 'incoming']] as const) {
+        const state = await entity(host).query<HostState | undefined>(hostQuery.name);
+        const refused = state && refuseReservation(state, { ...what, direction }, Date.now());
+        if (refused?.type === 'NoSlot') said.warnings.push(`${refused.why}: a move would wait for one`);
+        else if (refused) said.blockers.push(refused.why);
+      }
+      return said;
     },
 
     /** A host that is not known any more has nothing to release. */

@@ -1,4 +1,5 @@
 import type { HostDependencies } from './context';
+import { checkActivities } from './check';
 import { coldActivities } from './cold';
 import { convergenceActivities } from './convergence';
 import { destinationActivities } from './destination';
@@ -10,7 +11,7 @@ import { sourceActivities } from './source';
 
 /** All that a host agent can be asked to do. */
 export function createHostActivities(deps: HostDependencies) {
-  return checked(deps, { ...sourceActivities(deps), ...convergenceActivities(deps), ...destinationActivities(deps), ...coldActivities(deps), ...guestActivities(deps), ...repairActivities(deps) });
+  return checked(deps, { ...sourceActivities(deps), ...convergenceActivities(deps), ...destinationActivities(deps), ...coldActivities(deps), ...guestActivities(deps), ...repairActivities(deps), ...checkActivities(deps) });
 }
 
 /** The same activities, none of which begins with an input that is not what it says. */

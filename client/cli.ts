@@ -4,6 +4,8 @@ import { registerGuestCommands } from './commands/guests';
 import { registerAdopt } from './commands/adopt';
 import { registerCodecServer } from './commands/codec-server';
 import { registerCerts } from './commands/certs';
+import { registerCheck } from './commands/check';
+import { registerDoctor } from './commands/doctor';
 import { registerEvacuation } from './commands/evacuation';
 import { registerEvacuate } from './commands/evacuations';
 import { registerHostCommands } from './commands/hosts';
@@ -42,6 +44,7 @@ export function buildProgram(): Command {
     .exitOverride();
   program.configureOutput({ outputError: (text, write) => write(text.replace(/^error: /, 'vmferry: ')) });
   registerMigrationCommands(program);
+  registerCheck(program);
   registerSteer(program);
   registerRepairCommands(program);
   registerReport(program);
@@ -53,6 +56,7 @@ export function buildProgram(): Command {
   registerStackCommands(program);
   registerCerts(program);
   registerCodecServer(program);
+  registerDoctor(program);
   return program;
 }
 

@@ -2,10 +2,10 @@ import { CommanderError } from 'commander';
 import { VmferryError } from './errors';
 
 /** What the command `vmferry` ends with. In every help text and in docs/operating.md. */
-export const EXIT = { done: 0, failed: 1, usage: 2, refused: 3, cancelled: 4, interrupted: 130 } as const;
+export const EXIT = { done: 0, failed: 1, usage: 2, refused: 3, cancelled: 4, problems: 5, interrupted: 130 } as const;
 export type ExitCode = (typeof EXIT)[keyof typeof EXIT];
 
-export const EXIT_CODES_HELP = `Exit codes: 0 done, 1 failed, 2 wrong usage, 3 refused (nothing was changed), 4 cancelled, 130 interrupted.`;
+export const EXIT_CODES_HELP = `Exit codes: 0 done, 1 failed, 2 wrong usage, 3 refused (nothing was changed), 4 cancelled, 5 problems were found, 130 interrupted.`;
 
 /** A command line that makes no sense. */
 export class UsageError extends Error {
@@ -44,6 +44,7 @@ export function outcomeOf(code: ExitCode): string {
     case EXIT.interrupted:
       return 'running';
     case EXIT.failed:
+    case EXIT.problems:
       return 'failed';
   }
 }

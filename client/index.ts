@@ -8,6 +8,8 @@ export { TemporalUnreachable, type TemporalAddress } from '../workers/connection
 export type { Steer } from '../workflows/steer';
 export type { EvacuateFleetInput, EvacuateHostInput, EvacuationLimits, EvacuationReport, EvacuationStatus, FleetEvacuationStatus, Moved, PlannedMove, Signed, Stay } from '../workflows/evacuation';
 export type { Slots } from '../workflows/fleet';
-export type { DecisionRecord, Fence, HostState, HostWait, MigrateVmInput, MigrationResult, MigrationStatus, MoveColdInput, RepairResult, RepairStatus } from '../workflows/messages';
+export type { CheckMoveResult } from '../workflows/check-move';
+export type { MoveEstimate } from '../workflows/estimate';
+export type { CheckMoveInput, DecisionRecord, Fence, HostState, HostWait, MigrateVmInput, MigrationResult, MigrationStatus, MoveColdInput, RepairResult, RepairStatus } from '../workflows/messages';
 export type { GuestDetails, GuestSummary } from '../activities/guests';
 export type { Definition } from '../hypervisor/definition';

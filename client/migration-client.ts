@@ -7,7 +7,8 @@ import { knownHosts } from '../activities/fleet';
 import type { GuestActivities } from '../activities/guests';
 import { InvalidDefinition, parseWith } from '../hypervisor/definition';
 import { connectClient, type TemporalAddress } from '../workers/connection';
-import { confirmFencedUpdate, CONTROL_QUEUE, type DecisionRecord, type Fence, fenceSchema, type HostState, type HostWait, migrateVmSchema, type MigrateVmInput, type MigrationResult, type MigrationStatus, migrationWorkflowId, type MoveColdInput, moveColdSchema, type RepairResult, type RepairStatus, repairStatusQuery, repairWorkflowId, SEARCH_ATTRIBUTES, statusQuery, steerUpdate } from '../workflows/messages';
+import { checkWorkflowId, type CheckMoveInput, confirmFencedUpdate, CONTROL_QUEUE, type DecisionRecord, type Fence, fenceSchema, type HostState, type HostWait, migrateVmSchema, type MigrateVmInput, type MigrationResult, type MigrationStatus, migrationWorkflowId, type MoveColdInput, moveColdSchema, type RepairResult, type RepairStatus, repairStatusQuery, repairWorkflowId, SEARCH_ATTRIBUTES, statusQuery, steerUpdate } from '../workflows/messages';
+import type { checkMove, CheckMoveResult } from '../workflows/check-move';
 import type { hostCommand } from '../workflows/host-command';
 import type { migrateVm } from '../workflows/migrate-vm';
 import type { moveCold } from '../workflows/move-cold';
@@ -48,6 +49,8 @@ export interface Leftover {
   workflowId: string;
 }
 
+/** A check that nobody runs ends: it changes nothing. */
+const CHECK_TIMEOUT = '5 minutes';
 /** How often `watch` looks. */
 const LOOK_MS = 500;
 
@@ -102,6 +105,18 @@ export class MigrationClient {
       if (error instanceof WorkflowExecutionAlreadyStartedError) throw new VmferryError('MigrationRefused', `guest ${input.vm} is being moved already: watch it with "vmferry watch ${input.vm}"`);
       throw error;
     }
+  }
+
+  /**
+   * What a move would be: whether anything stops it, what it would copy, how long it would take, and how long the guest would pause. Changes nothing. A move that
+   * would be refused is a result with `blockers`, not an error; throws `VmferryError` if a host does not answer, or a field is wrong.
+   */
+  async check(input: CheckMoveInput): Promise<CheckMoveResult> {
+    const { vm, to } = input;
+    const running = this.temporal.workflow.execute<typeof checkMove>('checkMove', { workflowId: checkWorkflowId(vm, randomUUID()), taskQueue: CONTROL_QUEUE, args: [input], workflowExecutionTimeout: CHECK_TIMEOUT, staticSummary: `check: ${vm} → ${to}` });
+    return await running.catch((error: unknown) => {
+      throw explain(error, `the check of ${vm}`, 'nothing was changed');
+    });
   }
 
   /** The current or last migration of a guest. Throws `VmferryError` if it never moved. */

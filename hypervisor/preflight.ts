@@ -14,6 +14,7 @@ import { emulatorPath } from './launch';
 import { OURS } from './ours';
 import { postCopyRefusal } from './post-copy';
 import { formatBytes } from './size';
+import { memoryTrap } from './tcg-memory';
 import { tlsOutOfReach } from './tls-access';
 import { tlsFindings } from './tls-files';
 import { modesDiffer, type SecurityMode, transportOf } from './transport';
@@ -112,10 +113,8 @@ export async function inspectSource(host: Host, guest: string, attempt: string):
   blockers.push(...tls.blockers, ...tlsOutOfReach(host.config, 'client', host.process(guest)));
   warnings.push(...tls.warnings);
   const machine = (await qmp.execute('qom-get', { path: '/machine', property: 'type' })) as string;
-  const { major, minor } = version.qemu;
-  if (definition.accelerator === 'tcg' && major === 7 && minor === 2 && definition.memory % (256 * 1024) === 0) {
-    warnings.push(`QEMU 7.2 under TCG corrupts the memory of migrated guests whose RAM is a multiple of 256 KiB, as this one's ${formatBytes(definition.memory)} is: give it 8 KiB more (memory: ${definition.memory / 1024 + 8}K), or another QEMU`);
-  }
+  const trap = memoryTrap(definition, version.qemu);
+  if (trap) warnings.push(`${trap.saw}: ${trap.fix}`);
   // An alias such as `q35` means another machine on another QEMU.
   const pinned: Definition = { ...definition, machine: machine.replace(/-machine$/, '') };
   const known = new Set(commands.map(({ name }) => name));

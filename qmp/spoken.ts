@@ -51,6 +51,8 @@ export const SPOKEN: { readonly [C in QmpCommand]: Spoken<C> } = {
   },
   'object-del': { daemon: true, arguments: { id: true } },
   'query-block': NONE,
+  'calc-dirty-rate': { arguments: { 'calc-time': true, 'sample-pages': true, mode: true } },
+  'query-dirty-rate': NONE,
   'query-named-block-nodes': { daemon: true, arguments: { flat: true } },
   'query-blockstats': { arguments: { 'query-nodes': true } },
   'blockdev-add': {

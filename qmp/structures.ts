@@ -194,6 +194,13 @@ export interface MigrationParameters {
   'tls-authz'?: string;
 }
 
+/** `dirty-rate` in MiB a second, once it was measured. */
+export interface DirtyRateInfo {
+  status: Open<'unstarted' | 'measuring' | 'measured'>;
+  'dirty-rate'?: number;
+  'calc-time': number;
+}
+
 export interface MigrationCapability {
   capability: string;
   state: boolean;

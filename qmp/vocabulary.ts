@@ -45,6 +45,12 @@ export interface QmpCommands {
   /** The drives as the guest sees them. */
   'query-block': { arguments: None; returns: q.BlockInfo[] };
   /** Every node. With `flat`, without the images behind each, which would repeat whole backing chains. */
+  /**
+   * Compares samples of the memory for `calc-time` seconds; what was counted stays until the next time, and nothing else. Refused while one is under way. The
+   * only mode that asks nothing of the guest: the others turn on its dirty log.
+   */
+  'calc-dirty-rate': { arguments: { 'calc-time': number; /** A GiB, from 128 to 4096. */ 'sample-pages'?: number; mode?: 'page-sampling' }; returns: None };
+  'query-dirty-rate': { arguments: None; returns: q.DirtyRateInfo };
   'query-named-block-nodes': { arguments: { flat?: boolean }; returns: q.BlockNodeInfo[] };
   'query-blockstats': { arguments: { 'query-nodes'?: boolean }; returns: q.BlockStats[] };
   /** Blocks QMP while an NBD driver connects: set its `open-timeout`. "Duplicate nodes with node-name" means that it is there already. */

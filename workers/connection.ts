@@ -35,7 +35,7 @@ async function connected<T>(options: ConnectionOptions, connect: () => Promise<T
   return await connect().catch((error: Error) => {
     const address = options.address ?? 'localhost:7233';
     if (isUnauthenticated(error)) throw new TemporalUnreachable(`the Temporal server at ${address} does not let us in (${error.message}): correct the API key (TEMPORAL_API_KEY)${options.tls ? '' : ', or the certificate (TEMPORAL_TLS_CLIENT_CERT_PATH)'}`);
-    throw new TemporalUnreachable(`no Temporal server answers at ${address} (${error.message}): start one (vmferry dev, or temporal server start-dev), or set TEMPORAL_ADDRESS${options.tls ? '' : '; one that speaks TLS needs TEMPORAL_TLS=true or a profile'}`);
+    throw new TemporalUnreachable(`no Temporal server answers at ${address} (${error.message}): start one (vmferry dev, or temporal server start-dev), or set TEMPORAL_ADDRESS${options.tls ? '' : '; one that speaks TLS needs TEMPORAL_TLS=true or a profile'}`, { cause: error });
   });
 }
 

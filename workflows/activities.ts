@@ -1,12 +1,14 @@
 import { ActivityCancellationType, ActivityFailure, type ActivityOptions, proxyActivities, TimeoutFailure } from '@temporalio/workflow';
 import type { destinationActivities } from '../activities/destination';
 import type { FleetActivities } from '../activities/fleet';
+import type { checkActivities } from '../activities/check';
 import type { coldActivities } from '../activities/cold';
 import type { convergenceActivities } from '../activities/convergence';
 import type { repairActivities } from '../activities/repair';
 import type { sourceActivities } from '../activities/source';
 import { CONTROL_QUEUE } from './messages';
 
+type Check = ReturnType<typeof checkActivities>;
 type Repair = ReturnType<typeof repairActivities>;
 type Source = ReturnType<typeof sourceActivities> & ReturnType<typeof convergenceActivities> & Cold;
 type Destination = ReturnType<typeof destinationActivities> & Cold;
@@ -60,7 +62,7 @@ export function destinationHost(host: string) {
 
 /** For a repair, which does not know yet which side a host is. */
 export function anyHost(host: string) {
-  const on = (options: ActivityOptions) => proxyActivities<Source & Destination & Repair>({ ...options, taskQueue: host });
+  const on = (options: ActivityOptions) => proxyActivities<Source & Destination & Repair & Check>({ ...options, taskQueue: host });
   return { look: on(LOOK), glance: on(GLANCE), step: on(STEP), atLast: on(AT_LAST) };
 }
 

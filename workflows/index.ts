@@ -1,4 +1,5 @@
 /** Everything that the control worker runs. */
+export { checkMove } from './check-move';
 export { evacuateFleet } from './evacuate-fleet';
 export { evacuateHost } from './evacuate-host';
 export { finishCleanup } from './finish-cleanup';

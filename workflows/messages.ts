@@ -96,6 +96,13 @@ export type MigrationRequest = z.output<typeof migrateVmSchema>;
 export const moveColdSchema = migrateVmSchema.pick({ vm: true, to: true, sourceDisks: true, keepHours: true, bandwidthBytesPerSecond: true, slotSeconds: true });
 export type MoveColdInput = z.input<typeof moveColdSchema>;
 
+/** The input of `checkMove`: what a migration would be started with, and how long the guest is watched. */
+export const checkMoveSchema = migrateVmSchema.extend({
+  /** How long the guest's writes and dirty pages are counted, in seconds. */
+  measureSeconds: z.int().min(1).max(60).default(3),
+});
+export type CheckMoveInput = z.input<typeof checkMoveSchema>;
+
 /** A decision about a migration, as people read it. */
 export interface DecisionRecord {
   /** ISO 8601. */
@@ -246,6 +253,8 @@ export const setSlotsUpdate = defineUpdate<void, [{ slots?: Partial<Slots> }]>('
 export const hostQuery = defineQuery<HostState | undefined>('host');
 
 export const migrationWorkflowId = (vm: string) => `migrate/${vm}`;
+/** Each check is a workflow of its own: `id` makes it so. */
+export const checkWorkflowId = (vm: string, id: string) => `check/${vm}/${id}`;
 export const repairWorkflowId = (vm: string) => `repair/${vm}`;
 export const leftoverWorkflowId = ({ guest, attempt }: { guest: string; attempt: string }, host: string) => `leftover/${guest}/${attempt}/${host}`;
 export const hostWorkflowId = (host: string) => `host/${host}`;

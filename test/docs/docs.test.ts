@@ -9,6 +9,7 @@ import { ERRORS } from '../../activities/errors';
 import { fleetActivities } from '../../activities/fleet';
 import * as library from '../../client';
 import { buildProgram } from '../../client/cli';
+import { ALL_CHECKS } from '../../client/doctor/examine';
 import { EXIT } from '../../client/exit-codes';
 import { OUR_MONITOR } from '../../hypervisor/argument-rules';
 import { definitionSchema } from '../../hypervisor/definition';
@@ -19,7 +20,7 @@ import { MOST_USES, RUNGS, SETTLE_MS, THROTTLE_TO } from '../../workflows/diverg
 import { evacuateFleetSchema, evacuateHostSchema } from '../../workflows/evacuation';
 import { VERDICTS } from '../../workflows/lasting-verdict';
 import { qemuMemorySettings } from '../../workflows/memory-settings';
-import { convergencePolicySchema, migrateVmSchema, moveColdSchema, SEARCH_ATTRIBUTES } from '../../workflows/messages';
+import { checkMoveSchema, convergencePolicySchema, migrateVmSchema, moveColdSchema, SEARCH_ATTRIBUTES } from '../../workflows/messages';
 import { decideOwner, type DestinationFate, type SourceFate } from '../../workflows/ownership';
 import { PHASES } from '../../workflows/phases';
 import { steerSchema } from '../../workflows/steer';
@@ -112,6 +113,22 @@ describe('docs/operating.md', () => {
     const others = [...new Set([...thrown, ...exported])].filter((type) => !Object.hasOwn(ERRORS, type));
     const listed = tableOf(operating, 'Failure signatures', 'type').map(([type]) => unquoted(type!)).filter((type) => !Object.hasOwn(ERRORS, type));
     expect(listed.sort()).toEqual(others.sort());
+  });
+
+  test('has every check of doctor in its order, in the words of the code', () => {
+    expect(tableOf(operating, 'Doctor', 'check').map(([name, about]) => [unquoted(name!), about])).toEqual(ALL_CHECKS.map(({ name, about }) => [name, about]));
+  });
+
+  test('has every field of what a check of a move gives, and the numbers of its estimate', () => {
+    const fields = (path: string, type: string) => [...new RegExp(`export interface ${type} \\{\\n(.*?)\\n\\}`, 's').exec(read(path))![1]!.matchAll(/^ {2}(\w+)\??:/gm)].map((match) => match[1]!);
+    const rows = tableOf(operating, 'Before a move', 'field');
+    const listed = rows.map(([field]) => unquoted(field!));
+    expect(listed).toEqual([...fields('workflows/check-move.ts', 'CheckMoveResult'), ...fields('workflows/estimate.ts', 'MoveEstimate').map((field) => `estimate.${field}`)]);
+    for (const [field, meaning] of rows) expect({ field, meaning }).not.toEqual({ field, meaning: '' });
+    const section = sectionOf(operating, 'Before a move').replace(/\s+/g, ' ');
+    const constant = (path: string, name: string) => Number(new RegExp(`const ${name} = ([\\d._]+)`).exec(read(path))![1]!.replaceAll('_', ''));
+    expect([constant('workflows/estimate.ts', 'HOVERS_FROM'), constant('workflows/check-move.ts', 'ASSUMED_LINK_BYTES_PER_SECOND') * 8]).toEqual([0.5, 1e9]);
+    for (const said of [`${constant('workflows/estimate.ts', 'DIVERGES_FROM') * 100} %`, `${constant('workflows/estimate.ts', 'MEMORY_DIVERGES_FROM') * 100} %`, '1 Gbit/s', 'less than half', '64 KiB', '128 MiB', `default ${checkMoveSchema.shape.measureSeconds.parse(undefined)}`]) expect(section).toContain(said);
   });
 
   test('has every exit code with its name', () => {
