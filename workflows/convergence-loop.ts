@@ -160,7 +160,7 @@ export class ConvergenceLoop {
         return;
       }
       const seen = this.changes;
-      await condition(() => this.changes !== seen, atMs - Date.now());
+      await condition(() => this.changes !== seen, atMs - Date.now(), { summary: 'gives the memory this long to converge; then post-copy' });
     }
   }
 
@@ -215,8 +215,13 @@ export class ConvergenceLoop {
       await this.askDestination();
       const againAtMs = this.assessment ? await this.act(decide(this.situation(this.assessment))) : this.deadlineAtMs;
       if (this.order) continue;
-      await condition(() => done() || this.changes !== seen || this.order !== undefined, Math.max(1, againAtMs - Date.now()));
+      await condition(() => done() || this.changes !== seen || this.order !== undefined, Math.max(1, againAtMs - Date.now()), { summary: this.summaryOfWait() });
     }
+  }
+
+  private summaryOfWait(): string {
+    const { asks } = this.status;
+    return asks ? `asks until then; without an answer: ${this.request.afterAsk}` : `decides again then, or when the verdict changes${this.assessment ? ` (now ${this.assessment.verdict})` : ''}`;
   }
 
   /** Once in a while of trouble: whether the destination's disk is what the copy waits for, and not the link. Only words hang on it. */

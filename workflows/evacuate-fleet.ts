@@ -9,6 +9,7 @@ import type { HostCapacity } from './fleet';
 import { parseInput } from './input';
 import { SEARCH_ATTRIBUTES } from './messages';
 import { innermost } from './steering';
+import { oneLine } from './summaries';
 
 /** How often the free capacity is looked at while it is too little to go on. */
 const LOOK = '1 minute';
@@ -62,7 +63,7 @@ export async function evacuateFleet(raw: EvacuateFleetInput, carried?: Carried):
     show();
     if (status.paused) {
       const left = leftSeconds();
-      await CancellationScope.nonCancellable(() => condition(() => !status.paused || cancelled, (left ?? LONGEST_SECONDS) * 1000));
+      await CancellationScope.nonCancellable(() => condition(() => !status.paused || cancelled, (left ?? LONGEST_SECONDS) * 1000, { summary: left === undefined ? 'paused, until somebody resumes it' : 'paused; the window ends then' }));
       continue;
     }
     const fleet = await control.capacities();
@@ -75,7 +76,7 @@ export async function evacuateFleet(raw: EvacuateFleetInput, carried?: Carried):
       const why = tooFull(next.slice(0, 1))!;
       status.waitsFor = why;
       show();
-      await sleep(LOOK, { summary: why }).catch(() => undefined);
+      await sleep(LOOK, { summary: oneLine(`looks again: ${why}`) }).catch(() => undefined);
       continue;
     }
     delete status.waitsFor;

@@ -237,7 +237,7 @@ class Evacuation {
     const windowMs = windowEndsAt === undefined || this.windowOver ? Infinity : Math.max(1, Date.parse(windowEndsAt) - Date.now());
     const ms = Math.min(windowMs, mostMs);
     if (ms === Infinity) return await condition(so);
-    if ((await condition(so, ms)) || windowMs > mostMs) return;
+    if ((await condition(so, ms, { summary: windowMs > mostMs ? 'a guest is moved by somebody else: looks again then' : 'the window ends then: no other guest starts' })) || windowMs > mostMs) return;
     this.windowOver = true;
     this.changes++;
     this.status.stopped ??= `the window ended at ${windowEndsAt!}`;

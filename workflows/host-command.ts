@@ -1,5 +1,5 @@
-import { proxyActivities } from '@temporalio/workflow';
 import type { GuestActivities } from '../activities/guests';
+import { activitiesOn } from './activities';
 
 /** The operations on a host's guests that a person or program may ask for; each is one activity on the host's queue. */
 export interface HostCommand<Name extends keyof GuestActivities = keyof GuestActivities> {
@@ -10,7 +10,7 @@ export interface HostCommand<Name extends keyof GuestActivities = keyof GuestAct
 
 /** Runs one operation on one host, so that it is on record who did what when. */
 export async function hostCommand({ host, command, input }: HostCommand): Promise<unknown> {
-  const activities = proxyActivities<GuestActivities>({
+  const activities = activitiesOn<GuestActivities>({
     taskQueue: host,
     scheduleToStartTimeout: '10 seconds',
     scheduleToCloseTimeout: '5 minutes',

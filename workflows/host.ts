@@ -72,7 +72,7 @@ export async function host(name: string, last?: HostState): Promise<void> {
 
   while (!workflowInfo().continueAsNewSuggested) {
     await condition(() => workflowInfo().continueAsNewSuggested || (state?.reservations.length ?? 0) > 0);
-    await condition(() => workflowInfo().continueAsNewSuggested || state!.reservations.length === 0, LOOK);
+    await condition(() => workflowInfo().continueAsNewSuggested || state!.reservations.length === 0, LOOK, { summary: 'then looks for reservations of workflows that have ended' });
     const ended = state!.reservations.length > 0 ? await control.endedWorkflows(state!.reservations.map(({ workflowId, runId }) => ({ workflowId, runId }))).catch(() => []) : [];
     if (ended.length > 0) state = { ...state!, reservations: state!.reservations.filter((one) => !ended.includes(one.runId)) };
   }

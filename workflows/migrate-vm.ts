@@ -287,7 +287,7 @@ async function waitUntil(untilMs: number, status: MigrationStatus, steering: Ste
   delete status.verdict;
   delete status.message;
   setCurrentDetails(currentDetails(status));
-  await condition(() => steering.ending !== undefined, Math.max(1, untilMs - Date.now()));
+  await condition(() => steering.ending !== undefined, Math.max(1, untilMs - Date.now()), { summary: 'put off: begins again then' });
   delete status.postponedUntil;
   if (steering.ending) throw steering.ending;
 }

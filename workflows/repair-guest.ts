@@ -60,7 +60,7 @@ class Repair {
           return this.result(status.done.length > 0 ? 'repaired' : 'nothing to repair', decision);
         case 'unclear':
           if (unclear >= UNCLEAR_LOOKS || decision.type !== 'OwnershipUnknown') throw ApplicationFailure.nonRetryable(`${decision.why}.\n${status.found.map(({ host, copy }) => `- ${host}: ${copy}`).join('\n')}`, decision.type);
-          await sleep(LOOK_AGAIN_MS);
+          await sleep(LOOK_AGAIN_MS, { summary: 'what was seen makes no sense: looks again then' });
           break;
         case 'wait':
           if (this.dryRun) return { ...this.result('planned', {}), done: decision.hosts.map((host) => ({ host, step: 'wait', why: decision.why })) };
