@@ -6,6 +6,7 @@ import { type QmpConnection } from '../qmp/connection';
 import { type Assessment, Supervision, SUPERVISION_TIMES, type Surroundings, type Verdict } from '../workflows/convergence';
 import type { DiskSample } from '../workflows/disk-trend';
 import { guarded, type HostDependencies, type MigrationRef, runStep } from './context';
+import { Quarters } from './quarters';
 
 /** How often the mirrors are sampled; when all are ready every migration waits for the gate, so more often. */
 const SAMPLE_MS = 500;
@@ -38,6 +39,7 @@ export function convergenceActivities(deps: HostDependencies) {
         const stopped = new StoppedMirrors();
         const supervision = new Supervision(SUPERVISION_TIMES, before && { verdict: before.verdict, sinceMs: Date.now() });
         const writeBlocking = sourceRecord(host, guest).writeBlocking === true;
+        const quarters = new Quarters(Date.now());
         try {
           for (;;) {
             const states = await mirrorStates(qmp, targets, attempt);
@@ -45,8 +47,10 @@ export function convergenceActivities(deps: HostDependencies) {
             const assessment = supervision.push(await samplesOf(qmp, targets, states, writeBlocking, errors), { ...around, peerAnswers: !standStill });
             const { disks, verdict, message } = assessment;
             step.progress({ phase: 'converge', disks: disks.map(({ copyBytesPerSecond, ...disk }) => ({ ...disk, bytesPerSecond: Math.round(copyBytesPerSecond) })), verdict: { verdict, message } });
-            if (assessment.changed) {
+            const isNews = quarters.isNews(assessment.remainingBytes, disks.reduce((sum, { lengthBytes }) => sum + lengthBytes, 0), Date.now());
+            if (assessment.changed || isNews) {
               step.log.info({ verdict, trouble: assessment.trouble }, message);
+              quarters.told(Date.now());
               await step.tell({ assessment });
             }
             if (assessment.verdict === 'failed') throw new MirrorFailed(message);

@@ -19,7 +19,7 @@ export async function leaveForLater(leftover: Leftover): Promise<void> {
   const { ref } = leftover;
   const host = leftover.at === 'source' ? ref.from : ref.to;
   try {
-    await startChild(finishCleanup, { args: [leftover], workflowId: leftoverWorkflowId(ref, host), parentClosePolicy: ParentClosePolicy.ABANDON, staticSummary: `${leftover.do} on ${host}` });
+    await startChild(finishCleanup, { args: [leftover], workflowId: leftoverWorkflowId(ref, host), parentClosePolicy: ParentClosePolicy.ABANDON, staticSummary: `${leftover.do} on ${host}`, staticDetails: `Waits for the agent of **${host}**, however long, and then ends what a move of **${ref.guest}** left there. For a host that is gone for good: terminate this workflow${leftover.do === 'retireFenced' ? '; not for one that may return, since its copy of the guest must not run' : ''}.` });
   } catch (error) {
     if (!(error instanceof WorkflowExecutionAlreadyStartedError)) throw error;
   }

@@ -1,0 +1,37 @@
+import type { SearchAttributeUpdatePair } from '@temporalio/common';
+import { ApplicationFailure, isCancellation, patched, TimeoutFailure, upsertSearchAttributes } from '@temporalio/workflow';
+import { ERRORS } from '../activities/errors';
+import { SEARCH_ATTRIBUTES } from './messages';
+import { innermost } from './steering';
+
+/** After these the guest runs on where it was, and what to do hangs on the type alone. The messages of others say it themselves. */
+const STAYS = ['MirrorFailed', 'CopyStalled', 'DisksNotConverging', 'DowntimeBudgetExceeded', 'MemoryNotConverging', 'DestinationDied', 'QmpCommandFailed', 'ProcessFailed', 'ImageExists'] as const;
+
+/**
+ * The error that ends a workflow, for whoever reads its first line: the reason itself, where Temporal's own chain begins with "Activity task failed", and what to do
+ * before what happened. `what` is what did not happen, such as `guest db-7 did not move`. A cancel stays one.
+ */
+export function lastWord(error: unknown, what: string): unknown {
+  if (isCancellation(error)) return error;
+  const last = innermost(error);
+  // Tried again and again until its time was over: what each try said.
+  const reason = last instanceof TimeoutFailure && last.cause instanceof ApplicationFailure ? last.cause : last;
+  const cause = error instanceof Error && reason !== error ? error : undefined;
+  if (reason instanceof TimeoutFailure) return ApplicationFailure.create({ type: 'TimedOut', nonRetryable: true, message: `${what}: look whether the agents of its hosts run, then do it again\na step did not end in time (${reason.message})`, ...(cause && { cause }) });
+  if (!(reason instanceof ApplicationFailure)) return error;
+  const advised = STAYS.find((type) => type === reason.type);
+  const advice = advised && ERRORS[advised].advice;
+  const message = advice && !reason.message.startsWith(what) ? `${what}: ${advice}\n${reason.message.replace(` — ${advice}`, '')}` : reason.message;
+  return ApplicationFailure.create({ message, ...(reason.type && { type: reason.type }), nonRetryable: true, details: reason.details ?? [], ...(cause && { cause }) });
+}
+
+/** The search attribute `VmferryOutcome`, and others that a workflow which failed early has not set yet. */
+export function recordOutcome(outcome: string, others: SearchAttributeUpdatePair[] = []): void {
+  if (patched('outcome')) upsertSearchAttributes([...others, { key: SEARCH_ATTRIBUTES.outcome, value: outcome }]);
+}
+
+/** For `VmferryOutcome`: the type of what ended a workflow. */
+export function outcomeOf(error: unknown): string {
+  if (isCancellation(error)) return 'cancelled';
+  return (error as Partial<ApplicationFailure>).type ?? 'Failed';
+}
