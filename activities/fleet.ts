@@ -173,7 +173,7 @@ async function isRunning(client: Client, workflowId: string): Promise<boolean> {
 }
 
 /** It is not this host's yet, or not any more. */
-const isElsewhere = (state: string) => state.startsWith('arriving') || state.startsWith('handed over');
+export const isElsewhere = (state: string) => state.startsWith('arriving') || state.startsWith('handed over');
 
 /** What every host said last, in the order of their names. A host that has just come is listed only a moment later: `named` ones are asked all the same. */
 export async function knownHosts(client: Client, named: string[] = []): Promise<HostState[]> {

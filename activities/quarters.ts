@@ -1,6 +1,6 @@
 /**
- * Says when another quarter of a copy is done, for what is told to the workflow: each telling is four events of its history, so samples are not. Never twice
- * for the same quarter, whatever becomes dirty again, nor within 10 s: three times at most for each watch.
+ * Says when a copy is far enough to be told to the workflow again: each telling is four events of its history, so samples are not told. Once at first, then for
+ * each quarter, never twice for the same whatever becomes dirty again, nor within 10 s: four times at most for each watch.
  */
 export class Quarters {
   private most: number | undefined;
@@ -13,15 +13,14 @@ export class Quarters {
   /** Something was told anyway. */
   told(nowMs: number): void {
     this.toldAtMs = nowMs;
+    this.most ??= 0;
   }
 
   isNews(remainingBytes: number, totalBytes: number, nowMs: number): boolean {
+    if (nowMs - this.toldAtMs < this.pauseMs) return false;
     const done = totalBytes === 0 ? 0 : Math.min(3, Math.floor(4 * (1 - remainingBytes / totalBytes)));
-    // What an earlier watch has copied was told by it.
-    this.most ??= done;
-    if (done <= this.most || nowMs - this.toldAtMs < this.pauseMs) return false;
+    if (this.most !== undefined && done <= this.most) return false;
     this.most = done;
-    this.toldAtMs = nowMs;
     return true;
   }
 }

@@ -85,6 +85,7 @@ export class ConvergenceLoop {
       this.changes++;
     });
     setHandler(steerUpdate, async (steer) => await this.steer(steer), {
+      description: 'decides about a copy that does not converge: {"do": "write-blocking", "author": …, "reason": …}',
       validator: (raw) => {
         const parsed = steerSchema.safeParse(raw);
         if (!parsed.success) throw refusal(parsed.error.issues.map(({ path, message }) => `${path.join('.') || 'steer'}: ${message}`).join('; '));

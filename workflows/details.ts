@@ -1,5 +1,5 @@
 import { formatBytes } from '../hypervisor/size';
-import { seconds } from './convergence';
+import { megabytes, seconds } from './convergence';
 import type { RemedyName } from './divergence';
 import type { CopyProgress, DecisionRecord, HostWait, MigrationRequest, MigrationResult, MigrationStatus } from './messages';
 import type { Phase } from './phases';
@@ -14,6 +14,8 @@ export interface MigrationFacts {
   memoryBytes?: number;
   /** On the workflow's clock, while disks are copied. */
   disksDeadlineAtMs?: number;
+  /** It is the destination's: nothing is undone any more. */
+  arrived?: true;
   /** How it ended, in a sentence. */
   end?: string;
 }
@@ -48,6 +50,9 @@ const CHOICES: Record<RemedyName, [options: string, does: string]> = {
   abort: ['', 'undoes everything; the guest runs on where it is'],
 };
 
+/** The UI (2.42) measures the text before it is laid out, and cuts off the last line. */
+export const LAST_LINE = '\u00a0';
+
 /** What the Temporal UI shows of a migration, Markdown: what is to be known first comes first, since the UI shows some 20 lines without scrolling. */
 export function currentDetails(status: MigrationStatus, facts: MigrationFacts = {}): string {
   const { vm, from, to, verdict, message, asks, progress, warnings, waitsFor = [] } = status;
@@ -58,11 +63,12 @@ export function currentDetails(status: MigrationStatus, facts: MigrationFacts = 
     ...waitsFor.map((wait) => waitDetails(vm, wait)),
     ...(verdict && facts.end === undefined ? [`**${verdict}**: ${message ?? ''}`] : []),
     ...(asks
-      ? [table(['**you may type**', 'what it does'], [...asks.choices.map((choice) => [`\`vmferry steer ${vm} ${choice}${CHOICES[choice][0]} --reason …\``, CHOICES[choice][1]])])]
+      ? [table(['you may type, with `--reason …`', 'what it does'], asks.choices.map((choice) => [`\`vmferry steer ${vm} ${choice}${CHOICES[choice][0]}\``, CHOICES[choice][1]]))]
       : []),
     ...(progress && facts.end === undefined ? [progressTable(progress)] : []),
     ...decisionTable(status.decisions),
     ...warnings.map((warning) => `Warning: ${warning}`),
+    LAST_LINE,
   ].join('\n\n');
 }
 
@@ -99,9 +105,10 @@ export function waitDetails(vm: string, { host, why, since }: HostWait): string 
 }
 
 function progressTable({ at, disks = [], memory }: CopyProgress): string {
-  const rows = disks.map(({ id, remainingBytes, lengthBytes, ready, copyBytesPerSecond, dirtyBytesPerSecond, etaMs }) => [id, formatBytes(remainingBytes), formatBytes(lengthBytes), rate(copyBytesPerSecond), rate(dirtyBytesPerSecond), ready ? 'ready' : etaMs === null ? 'never' : seconds(etaMs)]);
-  if (memory) rows.push(['memory', formatBytes(memory.remainingBytes), formatBytes(memory.totalBytes), rate(memory.bytesPerSecond), rate(memory.dirtyBytesPerSecond), '']);
-  return `${table([`at ${clock(at)}`, 'remain', 'of', 'copied', 'dirtied', 'done in'], rows)}\n\nThe tab *Pending Activities* has these numbers as of now`;
+  const numbers = (remaining: number, all: number, copied: number, dirtied: number) => [megabytes(remaining), megabytes(all), `${megabytes(copied)}/s`, `${megabytes(dirtied)}/s`].map((text) => text.replace(' ', '\u00a0'));
+  const rows = disks.map(({ id, remainingBytes, lengthBytes, ready, copyBytesPerSecond, dirtyBytesPerSecond, etaMs }) => [id, ...numbers(remainingBytes, lengthBytes, copyBytesPerSecond, dirtyBytesPerSecond), ready ? 'ready' : etaMs === null ? 'never' : seconds(etaMs).replace(' ', '\u00a0')]);
+  if (memory) rows.push(['memory', ...numbers(memory.remainingBytes, memory.totalBytes, memory.bytesPerSecond, memory.dirtyBytesPerSecond), '']);
+  return `${table([`at ${at.slice(11, 19)}`, 'remain', 'of', 'copied', 'dirtied', 'done in'], rows)}\n\nThe tab *Pending Activities* has these numbers as of now`;
 }
 
 /** The last ten. */
@@ -114,7 +121,6 @@ export function clock(iso: string): string {
   return `${iso.slice(0, 10)} ${iso.slice(11, 19)} UTC`;
 }
 
-const rate = (bytesPerSecond: number) => `${formatBytes(Math.round(bytesPerSecond))}/s`;
 export const plural = (count: number, what: string) => `${count} ${what}${count === 1 ? '' : 's'}`;
 
 /** A Markdown table. */

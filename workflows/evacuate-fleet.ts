@@ -4,13 +4,13 @@ import { control } from './activities';
 import { evacuateHost } from './evacuate-host';
 import { fleetEvacuationDetails } from './evacuation-details';
 import { chosenHosts } from './evacuation-rules';
-import { type EvacuateFleetInput, evacuateFleetSchema, type EvacuationReport, evacuationWorkflowId, type FleetEvacuationStatus, fleetEvacuationQuery, fleetVerdictUpdate, pauseUpdate } from './evacuation';
+import { type EvacuateFleetInput, type EvacuateHostInput, evacuateFleetSchema, type EvacuationReport, evacuationWorkflowId, type FleetEvacuationStatus, fleetEvacuationQuery, fleetVerdictUpdate, pauseUpdate } from './evacuation';
 import type { HostCapacity } from './fleet';
 import { parseInput } from './input';
 import { recordOutcome } from './last-word';
 import { SEARCH_ATTRIBUTES } from './messages';
 import { innermost } from './steering';
-import { oneLine } from './summaries';
+import { evacuationStaticDetails, oneLine } from './summaries';
 
 /** How often the free capacity is looked at while it is too little to go on. */
 const LOOK = '1 minute';
@@ -100,17 +100,19 @@ export async function evacuateFleet(raw: EvacuateFleetInput, carried?: Carried):
 
   async function empty(one: FleetEvacuationStatus['hosts'][number], guests: string[], together: number): Promise<void> {
     const { destinations, approved, skip, stopped, limits, maxFailures, tries, atWindowEnd, atCancel } = input;
-    const left = leftSeconds();
     const { host } = one;
     one.state = 'emptying';
     show();
     try {
+      const left = leftSeconds();
+      const asked: EvacuateHostInput = { host, destinations, approved: approved.filter((guest) => guests.includes(guest)), skip: skip.filter((guest) => guests.includes(guest)), stopped, maxFailures, tries, atWindowEnd, atCancel, ...(raw.migration && { migration: raw.migration }), limits: { ...limits, fleet: Math.max(1, Math.floor(limits.fleet / together)) }, ...(left !== undefined && { windowSeconds: Math.max(1, left) }) };
       const child = await startChild(evacuateHost, {
         workflowId: evacuationWorkflowId(host),
         cancellationType: ChildWorkflowCancellationType.WAIT_CANCELLATION_COMPLETED,
         staticSummary: oneLine(`empties ${host}, of ${workflowInfo().workflowId}`),
         typedSearchAttributes: [{ key: SEARCH_ATTRIBUTES.source, value: host }, { key: SEARCH_ATTRIBUTES.evacuation, value: host }],
-        args: [{ host, destinations, approved: approved.filter((guest) => guests.includes(guest)), skip: skip.filter((guest) => guests.includes(guest)), stopped, maxFailures, tries, atWindowEnd, atCancel, ...(raw.migration && { migration: raw.migration }), limits: { ...limits, fleet: Math.max(1, Math.floor(limits.fleet / together)) }, ...(left !== undefined && { windowSeconds: Math.max(1, left) }) }],
+        staticDetails: evacuationStaticDetails(host, asked),
+        args: [asked],
       });
       const report: EvacuationReport = await child.result();
       one.state = 'done';

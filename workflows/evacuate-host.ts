@@ -302,7 +302,7 @@ class Evacuation {
     const notOver = () => {
       if (this.isOver || status.phase === 'done') throw ApplicationFailure.nonRetryable(`the evacuation of ${status.host} is over: ${status.stopped ?? 'it was cancelled'}`, 'EvacuationRefused');
     };
-    setHandler(evacuationQuery, () => status);
+    setHandler(evacuationQuery, () => status, { description: 'every guest and what becomes of it' });
     setHandler(verdictUpdate, async () => {
       await condition(() => this.verdict !== undefined);
       if (this.verdict instanceof ApplicationFailure) throw this.verdict;
@@ -312,6 +312,7 @@ class Evacuation {
       this.approved = true;
       this.decided(signed, 'approved');
     }, {
+      description: 'lets one that waits for it begin: {"by": …, "reason": …}',
       validator: (_signed) => {
         if (status.phase !== 'waiting-for-approval') throw ApplicationFailure.nonRetryable(`the evacuation of ${status.host} waits for no approval: it is ${status.phase}`, 'EvacuationRefused');
       },
@@ -320,7 +321,7 @@ class Evacuation {
       this.paused = paused;
       this.decided(signed, paused ? 'paused' : 'resumed');
       this.changes++;
-    }, { validator: (_signed) => notOver() });
+    }, { description: 'starts no other guest, or lets it go on: {"paused": true, "by": …, "reason": …}', validator: (_signed) => notOver() });
     setHandler(setLimitsUpdate, ({ limits, ...signed }) => {
       this.changes++;
       const changed = changedLimits(status.limits, limits);
@@ -354,6 +355,7 @@ class Evacuation {
       this.broughtBack = true;
       this.decided(signed, 'the maintenance is over');
     }, {
+      description: 'the maintenance is over: the guests come home: {"by": …, "reason": …}',
       validator: (_signed) => {
         if (status.phase !== 'away') throw ApplicationFailure.nonRetryable(`the evacuation of ${status.host} waits to bring nobody back: it is ${status.phase}`, 'EvacuationRefused');
       },

@@ -1,6 +1,6 @@
 import { formatBytes } from '../hypervisor/size';
 import { seconds } from './convergence';
-import { clock, decisionTable, table } from './details';
+import { clock, decisionTable, LAST_LINE, table } from './details';
 import type { EvacuationStatus, FleetEvacuationStatus } from './evacuation';
 
 /** Of guests, or hosts: the server takes no details of more than some kilobytes. */
@@ -20,10 +20,10 @@ const PHASES: Record<EvacuationStatus['phase'], (host: string) => [now: string, 
 /** What the Temporal UI shows of an evacuation, Markdown. */
 export function evacuationDetails({ host, phase, planned, moving, moved, stayed, failures, limits, windowEndsAt, stopped, decisions = [] }: EvacuationStatus, outcome?: string): string {
   const rows = [
-    ...moving.map(({ guest, to, since }) => [guest, to, '**moves**', `since ${since.slice(11, 19)}: workflow migrate/${guest}`]),
-    ...planned.map(({ guest, to, cold, why }) => [guest, to, cold ? 'planned, stopped' : 'planned', why]),
-    ...stayed.map(({ guest, reasons }) => [guest, '–', 'stays', reasons.join('; ')]),
-    ...moved.map(({ guest, to, totalMs, downtimeMs, bytes }) => [guest, to, 'moved', `${seconds(totalMs)}, ${formatBytes(bytes)}${downtimeMs === undefined ? '' : `, paused ${seconds(downtimeMs)}`}`]),
+    ...moving.map(({ guest, to, since }) => [`${guest} → ${to}`, '**moves**', `since ${since.slice(11, 19)}: workflow migrate/${guest}`]),
+    ...planned.map(({ guest, to, cold, why }) => [`${guest} → ${to}`, cold ? 'planned, stopped' : 'planned', why]),
+    ...stayed.map(({ guest, reasons }) => [guest, 'stays', reasons.join('; ')]),
+    ...moved.map(({ guest, to, totalMs, downtimeMs, bytes }) => [`${guest} → ${to}`, 'moved', `${seconds(totalMs)}, ${formatBytes(bytes)}${downtimeMs === undefined ? '' : `, paused ${seconds(downtimeMs)}`}`]),
   ];
   const [now, next] = PHASES[phase](host);
   return [
@@ -31,9 +31,10 @@ export function evacuationDetails({ host, phase, planned, moving, moved, stayed,
     [`Phase **${phase}**: ${now}`, ...(next && outcome !== 'planned' ? [`Next: ${next}`] : [])].join('. '),
     [`At once: ${limits.fleet}, from a host ${limits.perSource}, to a host ${limits.perDestination}`, ...(windowEndsAt ? [`Window until **${clock(windowEndsAt)}**`] : [])].join('. '),
     ...(stopped ? [`**No other guest starts**: ${stopped}`] : []),
-    ...(rows.length > 0 ? [table(['guest', 'to', '', 'why'], shortened(rows))] : []),
+    ...(rows.length > 0 ? [table(['guest', '', 'why'], shortened(rows))] : []),
     ...decisionTable(decisions),
     ...failures.slice(-5).map(({ guest, to, type, why }) => `${guest} → ${to} failed, **${type}**: ${why}`),
+    LAST_LINE,
   ].join('\n\n');
 }
 
@@ -46,6 +47,7 @@ export function fleetEvacuationDetails({ hosts, paused, waitsFor, cancelled, dec
     ...(outcome === undefined ? [`Next: ${paused ? `\`vmferry evacuation resume ${name}\`` : `the hosts that wait. \`vmferry evacuation pause ${name} --reason …\` begins no other, \`vmferry evacuation cancel ${name}\` ends it`}. Each host is a workflow of its own, evacuate/HOST`] : []),
     table(['host', '', 'moved', 'stay', 'why'], shortened(hosts.map(({ host, state, moved, stayed, why = '' }) => [host, state, String(moved), String(stayed), why]))),
     ...decisionTable(decisions),
+    LAST_LINE,
   ].join('\n\n');
 }
 

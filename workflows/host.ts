@@ -20,7 +20,7 @@ export async function host(name: string, last?: HostState): Promise<void> {
   };
   const show = () => setCurrentDetails(hostDetails(name, state));
   show();
-  setHandler(hostQuery, () => state);
+  setHandler(hostQuery, () => state, { description: 'what the host said last, its cordon, and who has reserved what' });
   setHandler(reportSignal, (report: HostReport) => {
     state = { ...state, ...report, reservations: state?.reservations ?? [], reportedAt: new Date().toISOString() };
     show();

@@ -29,7 +29,7 @@ export async function migrateVm(raw: MigrateVmInput): Promise<MigrationResult> {
   const { vm, to } = parseInput(migrateVmSchema, raw, 'MigrationRefused');
   const startedAt = Date.now();
   const status: MigrationStatus = { vm, to, phase: 'preflight', memoryTry: 0, warnings: [], decisions: [] };
-  setHandler(statusQuery, () => status);
+  setHandler(statusQuery, () => status, { description: 'phase, verdict, progress, decisions, and what is asked or waited for' });
   const steering: Steering = {};
   const facts: MigrationFacts = {};
   const show = () => setCurrentDetails(currentDetails(status, facts));
@@ -54,7 +54,7 @@ export async function migrateVm(raw: MigrateVmInput): Promise<MigrationResult> {
       }
     }
   } catch (error) {
-    const last = lastWord(error, `guest ${vm} did not move`);
+    const last = lastWord(error, facts.arrived ? `guest ${vm} is on ${to}, but not everything of its move is put away` : status.from === undefined ? `guest ${vm} did not move` : `guest ${vm} stays on ${status.from}, running`);
     end(outcomeOf(last), failedWords(outcomeOf(last), last, status));
     throw last;
   }
@@ -98,6 +98,7 @@ class Round {
       const { left, arrived } = await this.move();
       // The guest runs at the destination: from here on nothing may be undone, or be stopped by a cancel.
       this.undos.length = 0;
+      this.facts.arrived = true;
       return await CancellationScope.nonCancellable(async () => {
         this.enter('cleanup');
         await Promise.all([this.atLast({ at: 'destination', do: 'settleDestination' }), this.atLast({ at: 'source', do: 'retireSource', sourceDisks: this.request.sourceDisks, keepHours: this.request.keepHours })]);

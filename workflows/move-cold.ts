@@ -21,7 +21,7 @@ export async function moveCold(raw: MoveColdInput): Promise<MigrationResult> {
   const status: MigrationStatus = { vm, to, phase: 'preflight', memoryTry: 0, warnings: [], decisions: [] };
   const { workflowId, runId } = workflowInfo();
   const undos: (() => Promise<void>)[] = [];
-  setHandler(statusQuery, () => status);
+  setHandler(statusQuery, () => status, { description: 'phase and warnings' });
   const facts: MigrationFacts = { cold: true };
   const show = () => setCurrentDetails(currentDetails(status, facts));
   const enter = (phase: Phase) => {
@@ -71,6 +71,7 @@ export async function moveCold(raw: MoveColdInput): Promise<MigrationResult> {
       await source.step.handOverStopped(ref);
       await destination.atLast.takeStopped(ref);
       undos.length = 0;
+      facts.arrived = true;
       enter('cleanup');
       await source.atLast.retireSource({ ...ref, sourceDisks: request.sourceDisks, keepHours: request.keepHours });
       await control.release({ hosts: [from, to], workflowId, runId }).catch((error: unknown) => log.warn('the slots are released later', { error: String(error) }));
@@ -83,7 +84,7 @@ export async function moveCold(raw: MoveColdInput): Promise<MigrationResult> {
       if (undos.length > 0) enter('cleanup');
       for (const undo of undos.reverse()) await undo().catch((failed: unknown) => log.error('an undo failed: something was left behind', { cause: String(error), error: String(failed) }));
     });
-    const last = lastWord(error, `guest ${vm} did not move`);
+    const last = lastWord(error, facts.arrived ? `guest ${vm} is on ${to}, but not everything of its move is put away` : status.from === undefined ? `guest ${vm} did not move` : `guest ${vm} stays on ${status.from}, stopped`);
     end(outcomeOf(last), failedWords(outcomeOf(last), last, status));
     throw last;
   }

@@ -1,6 +1,6 @@
 import { ActivityFailure, allHandlersFinished, ApplicationFailure, CancellationScope, condition, isCancellation, setCurrentDetails, setHandler, sleep, TimeoutFailure, upsertSearchAttributes } from '@temporalio/workflow';
 import { anyHost, control } from './activities';
-import { decisionTable, table, waitDetails } from './details';
+import { decisionTable, LAST_LINE, table, waitDetails } from './details';
 import { Fences } from './fences';
 import { leaveForLater, type UndoneThere } from './finish-cleanup';
 import { lastWord, outcomeOf, recordOutcome } from './last-word';
@@ -218,5 +218,6 @@ function repairDetails({ vm, found, done, decisions, waitsFor }: RepairStatus, e
     ...(found.length > 0 ? [table(['host', 'found'], found.map(({ host, copy }) => [host, copy]))] : []),
     ...(done.length > 0 ? [table(['host', 'done', 'why'], done.map(({ host, step, why }) => [host, step, why]))] : []),
     ...decisionTable(decisions),
+    LAST_LINE,
   ].join('\n\n');
 }

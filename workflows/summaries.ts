@@ -1,6 +1,8 @@
 import { formatBytes } from '../hypervisor/size';
 import type { Activities } from './activities';
 import { seconds } from './convergence';
+import { LAST_LINE } from './details';
+import type { EvacuateFleetInput, EvacuateHostInput } from './evacuation';
 import type { MigrateVmInput, MoveColdInput } from './messages';
 
 /**
@@ -10,6 +12,7 @@ import type { MigrateVmInput, MoveColdInput } from './messages';
 type Summaries = { [Name in keyof Activities]: (host: string, input: Parameters<Activities[Name]>[0]) => string };
 
 const MOST_CHARACTERS = 100;
+const MOST_DETAILS = 2_000;
 
 /** Short enough for a summary, and without a line break. */
 export function oneLine(text: string): string {
@@ -83,10 +86,14 @@ const SUMMARIES: Summaries = {
   adoptGuest: (host, { pid, dryRun }) => `${dryRun ? 'shows what adopting' : 'adopts'} process ${pid} on ${host}${dryRun ? ' would give' : ''}`,
 };
 
-/** Of an activity that older code names, and this does not, its name. */
+/** The activity's name if there is none, or if somebody's input lacks what it needs: an error here would fail the workflow task for ever. */
 export function summaryOf(activity: string, host: string, input: unknown): string {
   const known = (SUMMARIES as Partial<Record<string, (host: string, input: unknown) => string>>)[activity];
-  return oneLine(known?.(host, input) ?? activity);
+  try {
+    return oneLine(known?.(host, input) ?? activity);
+  } catch {
+    return activity;
+  }
 }
 
 /** What is known of a guest before it moves. */
@@ -99,16 +106,26 @@ export interface MoveSize {
 /** `db-7: host-a → host-b, 2 disks, 48 GiB`, with what is known. */
 export function moveSummary({ guest, from, to, cold, diskCount, diskBytes }: MoveSize & { guest: string; from?: string; to: string; cold?: boolean }): string {
   const size = [...(cold ? ['stopped'] : []), ...(diskCount === undefined ? [] : [diskCount === 1 ? '1 disk' : `${diskCount} disks`]), ...(diskBytes ? [formatBytes(diskBytes)] : [])];
-  return oneLine(`${guest}: ${from === undefined ? '' : `${from} `}→ ${[to, ...size].join(', ')}`);
+  return oneLine(`${guest}${from === undefined ? '' : `: ${from}`} → ${[to, ...size].join(', ')}`);
+}
+
+function askedFor(fields: object): string {
+  const asked = Object.entries(fields).filter(([, value]) => value !== undefined && !['{}', '[]', '""'].includes(JSON.stringify(value))).map(([name, value]) => `${name} ${typeof value === 'string' ? value : JSON.stringify(value)}`);
+  // The server takes 20,000 bytes.
+  return `Asked for: ${asked.join(', ').slice(0, MOST_DETAILS) || 'nothing but the defaults'}.`;
 }
 
 /** What was asked for, and where to look and what to type; Markdown that stays as it is at the start. */
-export function moveDetails(input: MigrateVmInput | MoveColdInput, cold: boolean): string {
-  const { vm, to, ...fields } = input;
-  const asked = Object.entries(fields).filter(([, value]) => value !== undefined && JSON.stringify(value) !== '{}').map(([name, value]) => `${name} ${typeof value === 'object' ? JSON.stringify(value) : String(value)}`);
+export function moveDetails({ vm, to, ...fields }: MigrateVmInput | MoveColdInput, cold: boolean): string {
   return [
     cold ? `Copies the stopped guest **${vm}** to **${to}**, with its definition and disks. It can be started nowhere meanwhile.` : `Moves the guest **${vm}** with its disks to **${to}** while it runs. Whatever fails before the guest runs there leaves it running where it is.`,
-    `Asked for: ${asked.join(', ') || 'nothing but the defaults, and those of the source host'}.`,
+    askedFor(fields),
     `\`vmferry watch ${vm}\` follows it, \`vmferry cancel ${vm}\` ends it and undoes everything.`,
+    LAST_LINE,
   ].join('\n\n');
+}
+
+/** The same of an evacuation, of one host or many. */
+export function evacuationStaticDetails(id: string, input: EvacuateHostInput | EvacuateFleetInput): string {
+  return ['Cordons, then moves every guest that can go, a migration each, a few at a time. A guest that cannot go stays, and stops nobody.', askedFor(input), `\`vmferry evacuation watch ${id}\` follows it, \`vmferry evacuation cancel ${id}\` ends it.`, LAST_LINE].join('\n\n');
 }
