@@ -80,7 +80,7 @@ export class FleetClient {
       args: [input],
       workflowIdConflictPolicy: 'FAIL',
       staticSummary: oneLine(staticSummary),
-      staticDetails: evacuationStaticDetails(host ?? workflowId, input as EvacuateHostInput),
+      staticDetails: evacuationStaticDetails(host ?? workflowId, input),
       ...(host !== undefined && { typedSearchAttributes: [{ key: SEARCH_ATTRIBUTES.source, value: host }, { key: SEARCH_ATTRIBUTES.evacuation, value: host }] }),
     });
     // Rejects with the same error as the update.

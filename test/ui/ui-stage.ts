@@ -1,5 +1,6 @@
 import { mkdirSync } from 'node:fs';
 import { join, resolve } from 'node:path';
+import { setTimeout as delay } from 'node:timers/promises';
 import puppeteer, { type Browser, type Page } from 'puppeteer-core';
 import { SimulatedFleet } from '../simulated/fleet';
 import { type GuestBehaviour, QUIET } from '../simulated/hypervisor';
@@ -24,8 +25,10 @@ const HOSTS = {
 
 const TAKING = ['host-b', 'host-d'];
 
-const WIDTH = 1280;
+const WIDTH = 1120;
 const HEIGHT = 900;
+const RELOAD_MS = 10_000;
+const MOST_MS = 40_000;
 
 /** Where the pictures of docs/temporal-ui.md go, if they are to be taken (scripts/ui-pictures.sh). */
 const PICTURES = process.env['VMFERRY_UI_PICTURES'] ? resolve(__dirname, '../../docs/ui') : undefined;
@@ -65,19 +68,20 @@ export class UiStage {
     for (const vm of ['mail-3', 'ci-4']) for await (const { asks } of (await client.migration(vm)).watch()) if (asks) break;
   }
 
-  /** What a person reads at this address once it says `text`, frames included: the UI shows Markdown in one. */
-  async read(path: string, text: string): Promise<string> {
-    await this.page.goto(`${this.fleet.uiUrl}${path}`, { waitUntil: 'domcontentloaded' });
-    return await this.until(text);
-  }
-
-  async until(text: string): Promise<string> {
-    const deadline = Date.now() + 30_000;
-    for (;;) {
-      const seen = (await Promise.all(this.page.frames().map((frame) => (frame.evaluate('document.body.innerText') as Promise<string>).catch(() => '')))).join('\n');
-      if (seen.includes(text)) return seen;
-      if (Date.now() > deadline) throw new Error(`the UI does not say "${text}" at ${this.page.url()}; it says:\n${seen}`);
-      await new Promise((resolve) => setTimeout(resolve, 200));
+  /**
+   * What a person reads at this address, once all of this is there, frames included: the UI shows Markdown in one. Throws, with what is missing. The details
+   * are as of the page's load, so it is loaded anew now and then.
+   */
+  async read(path: string, ...expected: RegExp[]): Promise<string> {
+    const deadline = Date.now() + MOST_MS;
+    for (let seen = '', missing = expected; ; ) {
+      await this.page.goto(`${this.fleet.uiUrl}${path}`, { waitUntil: 'domcontentloaded' });
+      for (const reload = Date.now() + RELOAD_MS; Date.now() < reload; await delay(100)) {
+        seen = (await Promise.all(this.page.frames().map((frame) => (frame.evaluate('document.body.innerText') as Promise<string>).catch(() => '')))).join('\n');
+        missing = expected.filter((one) => !one.test(seen));
+        if (missing.length === 0) return seen;
+      }
+      if (Date.now() >= deadline) throw new Error(`the UI does not say ${missing.join(' and ')} at ${this.page.url()}; it says:\n${seen}`);
     }
   }
 
@@ -98,7 +102,7 @@ export class UiStage {
     if (!PICTURES) return;
     await this.page.setViewport({ width: WIDTH, height });
     mkdirSync(PICTURES, { recursive: true });
-    await this.page.screenshot({ path: join(PICTURES, `${name}.png`) as `${string}.png` });
+    await this.page.screenshot({ path: join(PICTURES, `${name}.png`) });
     await this.page.setViewport({ width: WIDTH, height: HEIGHT });
   }
 }
