@@ -38,6 +38,7 @@ const SUMMARIES: Summaries = {
   inspectSource: (host) => `checks the guest on ${host}; changes nothing`,
   inspectStopped: (host) => `checks the stopped guest on ${host}; changes nothing`,
   inspectDestination: (host) => `checks whether ${host} can take the guest; changes nothing`,
+  greetDestination: (host, { to }) => `checks whether ${host} and ${to} believe each other`,
   prepareDestination: (host, { plan }) => `makes images for ${disks(plan.disks)} on ${host}`,
   exportDisks: (host, { plan }) => `opens ${disks(plan.disks)} on ${host} to be written`,
   startMirrors: (host, { targets, to, anew }) => `begins to copy ${disks(targets)} from ${host} to ${to}${anew ? ', anew' : ''}`,

@@ -33,7 +33,7 @@ test('a diverging migration says why, asks, until when, and what may be typed', 
     /vmferry steer mail-3 write-blocking\s+each write of the guest waits for its copy/,
     /policy\s+asks: write-blocking/,
   );
-  await stage.picture('diverging', 950);
+  await stage.picture('diverging', 1050);
 });
 
 test('a failed migration says in its first line what to do, and that the guest stays', async () => {
@@ -99,7 +99,7 @@ test('every query of docs/operating.md finds what it says, on the server and in 
   await stage.showColumns('VmferryGuest', 'VmferrySource', 'VmferryDestination', 'VmferryPhase', 'VmferryVerdict', 'VmferryOutcome');
   const text = await stage.read(`/namespaces/default/workflows?query=${encodeURIComponent(queries[0]![1])}`, /migrate\/mail-3\s+mail-3\s+host-c\s+host-b\s+converge\s+diverging/);
   expect(text).not.toMatch(/migrate\/(ci-4|db-7)/);
-  await stage.picture('query', 600);
+  await stage.picture('query', 600, 1600);
   await stage.read('/namespaces/default/workflows', /migrate\/web-2\s+web-2\s+host-d\s+host-g\s+cleanup\s+failed\s+MirrorFailed/);
-  await stage.picture('list');
+  await stage.picture('list', 900, 1600);
 });
