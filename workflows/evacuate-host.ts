@@ -6,7 +6,7 @@ import { approveUpdate, bringBackUpdate, changedLimits, type EvacuateHostInput, 
 import { evacuationDetails } from './evacuation-details';
 import { refuseEvacuation } from './evacuation-rules';
 import { parseInput } from './input';
-import { lastWord, recordOutcome } from './last-word';
+import { lastWord, recordOutcome, whatHappened } from './last-word';
 import { EVACUATION, type MigrationResult, migrationWorkflowId, SEARCH_ATTRIBUTES } from './messages';
 import { migrateVm } from './migrate-vm';
 import { moveCold } from './move-cold';
@@ -223,7 +223,7 @@ class Evacuation {
       return;
     }
     const { type, message } = innermost(cause);
-    const why = message.split('\n').join(' ');
+    const why = whatHappened({ type, message });
     status.failures.push({ guest, to, type: type ?? 'Failed', why });
     if (DESTINATION_FAILED.includes(type ?? '')) (this.avoid[guest] ??= []).push(to);
     if (!REFUSED.includes(type ?? '')) this.failed++;

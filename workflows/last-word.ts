@@ -28,6 +28,12 @@ export function lastWord(error: unknown, left: string): unknown {
   return failure;
 }
 
+/** What happened, in one line, of a failure as `lastWord` makes it: without the advice, which is known to whoever lists many. */
+export function whatHappened({ type, message }: { type?: string | null | undefined; message: string }): string {
+  const lines = message.split('\n');
+  return (lines.length > 1 && ADVISED.some((one) => one === type) ? lines.slice(1) : lines).join(' ');
+}
+
 /** The search attribute `VmferryOutcome`, and others that a workflow which failed early has not set yet. */
 export function recordOutcome(outcome: string, others: SearchAttributeUpdatePair[] = []): void {
   if (patched('outcome')) upsertSearchAttributes([...others, { key: SEARCH_ATTRIBUTES.outcome, value: outcome }]);

@@ -94,7 +94,10 @@ test('every query of docs/operating.md finds what it says, on the server and in 
   const moved = 'every move of the evacuation of host-e that is done';
   expect(FINDS[moved]).toEqual(expect.arrayContaining(found[moved]!));
   expect(found[moved]).not.toEqual([]);
-  expect({ ...found, [moved]: FINDS[moved] }).toEqual(FINDS);
+  // The guests of the evacuation come to their pause whenever they do.
+  const soon = 'guests that pause soon, or now';
+  expect(FINDS[moved]).toEqual(expect.arrayContaining(found[soon]!));
+  expect({ ...found, [moved]: FINDS[moved], [soon]: [] }).toEqual(FINDS);
 
   await stage.showColumns('VmferryGuest', 'VmferrySource', 'VmferryDestination', 'VmferryPhase', 'VmferryVerdict', 'VmferryOutcome');
   const text = await stage.read(`/namespaces/default/workflows?query=${encodeURIComponent(queries[0]![1])}`, /migrate\/mail-3\s+mail-3\s+host-c\s+host-b\s+converge\s+diverging/);
