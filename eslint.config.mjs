@@ -26,7 +26,7 @@ export default tseslint.config(
       '@typescript-eslint/no-restricted-imports': ['error', {
         patterns: [
           { group: ['node:*', 'fs', 'path', 'net', 'child_process', '../qmp/*', '../workers/*', '../client/*'], message: 'workflows do no I/O' },
-          { group: ['../activities/*', '../hypervisor/*', '!../hypervisor/size'], allowTypeImports: true, message: 'types only; size.ts alone is pure' },
+          { group: ['../activities/*', '!../activities/errors', '../hypervisor/*', '!../hypervisor/size'], allowTypeImports: true, message: 'types only; size.ts and errors.ts alone are pure' },
         ],
       }],
       'no-restricted-globals': ['error', 'process', 'setInterval', 'fetch', 'Buffer'],

@@ -8,6 +8,7 @@ import { type Assessment, Supervision, SUPERVISION_TIMES, type Surroundings, typ
 import type { DiskSample } from '../workflows/disk-trend';
 import { type Trace, TraceRecorder } from '../workflows/trace';
 import { guarded, type HostDependencies, type MigrationRef, runStep } from './context';
+import { Quarters } from './quarters';
 
 /** How often the mirrors are sampled; when all are ready every migration waits for the gate, so more often. */
 const SAMPLE_MS = 500;
@@ -42,6 +43,7 @@ export function convergenceActivities(deps: HostDependencies) {
         step.keep(() => ({ trace: recorder.trace }));
         const supervision = new Supervision(SUPERVISION_TIMES, before && { verdict: before.verdict, sinceMs: Date.now() });
         const writeBlocking = sourceRecord(host, guest).writeBlocking === true;
+        const quarters = new Quarters(Date.now());
         try {
           for (;;) {
             const states = await mirrorStates(qmp, targets, attempt);
@@ -50,8 +52,10 @@ export function convergenceActivities(deps: HostDependencies) {
             const { disks, verdict, message } = assessment;
             recorder.push(Date.now(), disks);
             step.progress({ phase: 'converge', disks: disks.map(({ copyBytesPerSecond, ...disk }) => ({ ...disk, bytesPerSecond: Math.round(copyBytesPerSecond) })), verdict: { verdict, message } });
-            if (assessment.changed) {
+            const isNews = quarters.isNews(assessment.remainingBytes, disks.reduce((sum, { lengthBytes }) => sum + lengthBytes, 0), Date.now());
+            if (assessment.changed || isNews) {
               step.log.info({ verdict, trouble: assessment.trouble }, message);
+              quarters.told(Date.now());
               await step.tell({ assessment });
             }
             if (assessment.verdict === 'failed') throw new MirrorFailed(message);

@@ -1,4 +1,4 @@
-import { ApplicationFailure } from '@temporalio/activity';
+import { ApplicationFailure } from '@temporalio/common';
 
 /**
  * The one map from a failure to its type, whether it is retried, and what an operator does (docs/operating.md is held against it).
@@ -35,6 +35,12 @@ export const ERRORS = {
 } as const satisfies Record<string, { retried: boolean; advice: string }>;
 
 export type ErrorType = keyof typeof ERRORS;
+
+/** A refusal of which the first line says what to do: the reason itself, or that all of these are to be mended. */
+export function refusal(type: ErrorType, what: string, reasons: string[]): ApplicationFailure {
+  const message = reasons.length === 1 ? `${what}; nothing was changed: ${reasons[0]!}` : `${what}; nothing was changed. Mend all of these, then try again:\n- ${reasons.join('\n- ')}`;
+  return ApplicationFailure.create({ type, nonRetryable: true, message, details: [{ blockers: reasons }] });
+}
 
 /** The Temporal failure for an error of the layers below, with `details` for a report. What is not in the map is a fault of ours: it keeps its name and is retried. */
 export function toFailure(error: unknown, host: string, guest?: string, details?: object): ApplicationFailure {

@@ -7,7 +7,7 @@ import type { MovePlan } from '../workflows/evacuation';
 import type { HostCapacity } from '../workflows/fleet';
 import { placeGuests, type PlacementOptions } from '../workflows/placement';
 import { cordonUpdate, type HostState, hostQuery, hostWorkflowId, migrationWorkflowId, repairWorkflowId, type Reservation, releaseUpdate, reserveUpdate } from '../workflows/messages';
-import { ERRORS } from './errors';
+import { ERRORS, refusal } from './errors';
 
 /** A guest, and the host that it moves to. */
 export interface Destined {
@@ -42,7 +42,7 @@ export function fleetActivities(client: Client) {
       if (having.length > 1) reasons.push(`guest "${guest}" is on ${having.map(({ name }) => name).join(' and ')}: find out which copy runs before it is moved (vmferry repair ${guest} shows what is where)`);
       if (await isRunning(client, repairWorkflowId(guest))) reasons.push(`guest "${guest}" is being repaired (workflow ${repairWorkflowId(guest)}): wait until that has ended`);
       if (having.some(({ name }) => name === to)) reasons.push(`guest "${guest}" is on ${to} already`);
-      if (reasons.length > 0) throw ApplicationFailure.create({ type: 'MigrationRefused', nonRetryable: true, message: `guest ${guest} cannot move to ${to}; nothing was changed:\n- ${reasons.join('\n- ')}`, details: [{ blockers: reasons }] });
+      if (reasons.length > 0) throw refusal('MigrationRefused', `guest ${guest} cannot move to ${to}`, reasons);
       return { from: having[0]!.name };
     },
 
@@ -186,7 +186,7 @@ async function isRunning(client: Client, workflowId: string): Promise<boolean> {
 }
 
 /** It is not this host's yet, or not any more. */
-const isElsewhere = (state: string) => state.startsWith('arriving') || state.startsWith('handed over');
+export const isElsewhere = (state: string) => state.startsWith('arriving') || state.startsWith('handed over');
 
 /** What every host said last, in the order of their names. A host that has just come is listed only a moment later: `named` ones are asked all the same. */
 export async function knownHosts(client: Client, named: string[] = []): Promise<HostState[]> {

@@ -7,6 +7,7 @@ import type { QmpConnection } from '../qmp/connection';
 import { MemorySupervision } from '../workflows/memory-convergence';
 import type { TraceRecorder } from '../workflows/trace';
 import type { MigrationRef, Progress, Step } from './context';
+import { Quarters } from './quarters';
 
 const SAMPLE_MS = 500;
 /** Of the whole budget; the rest is for the disks, and for the hand-over itself. */
@@ -17,6 +18,7 @@ export async function watchMemory(host: Host, input: MigrationRef & { handOver: 
   const { settings, maxDowntimeMs } = input.handOver;
   const supervision = new MemorySupervision();
   const stopped = new StoppedMirrors();
+  const quarters = new Quarters(Date.now());
   let downtimeLimitMs = settings.downtimeLimitMs;
   try {
     const qmp = await host.monitor(input.guest).connection();
@@ -29,7 +31,10 @@ export async function watchMemory(host: Host, input: MigrationRef & { handOver: 
         recorder.push(Date.now(), [{ id: 'memory', remainingBytes: memory.remainingBytes, copyBytesPerSecond: memory.bytesPerSecond, dirtyBytesPerSecond: memory.dirtyBytesPerSecond }]);
         const said = supervision.push({ ...memory, atMs: Date.now(), transferredBytes: ram.transferred, downtimeLimitMs });
         step.progress({ phase: 'memory', ...(await disksOf(qmp, input, stopped)), memory: { ...memory, predictedDowntimeMs: said.predictedDowntimeMs }, verdict: { verdict: said.verdict, message: said.message } });
-        if (said.changed) await step.tell({ memory: { verdict: said.verdict, predictedDowntimeMs: said.predictedDowntimeMs, message: said.message } });
+        if (said.changed || quarters.isNews(memory.remainingBytes, memory.totalBytes, Date.now())) {
+          quarters.told(Date.now());
+          await step.tell({ memory: { ...memory, verdict: said.verdict, predictedDowntimeMs: said.predictedDowntimeMs, message: said.message } });
+        }
         if (said.changed && said.verdict !== 'converging' && downtimeLimitMs < maxDowntimeMs * MOST_FOR_MEMORY && !settings.postCopy) {
           downtimeLimitMs = Math.round(maxDowntimeMs * MOST_FOR_MEMORY);
           step.log.info({ downtimeLimitMs }, 'memory does not converge: gives it more of the downtime budget');

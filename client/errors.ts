@@ -16,7 +16,6 @@ export function explain(error: unknown, what: string, left = 'the guest stays wh
   if (cause instanceof CancelledFailure) return new VmferryError('Cancelled', `${what} was cancelled; ${left}`);
   if (cause instanceof ApplicationFailure) return refusal(cause, 'Failed');
   if (cause instanceof TimeoutFailure) {
-    if (cause.timeoutType === 'SCHEDULE_TO_START' && what.startsWith('host ')) return new VmferryError('HostUnreachable', `the agent of ${what} does not answer: start it, or check the host's name. Nothing was changed`);
     return new VmferryError('TimedOut', `${what} did not come to an end in time: look at the host's agent, and at the workflow in the Temporal UI`);
   }
   return new VmferryError('Failed', `${what}: ${(cause as Error | undefined)?.message ?? error.message}`);

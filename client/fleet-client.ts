@@ -8,6 +8,7 @@ import type { evacuateHost } from '../workflows/evacuate-host';
 import { approveUpdate, bringBackUpdate, type EvacuateFleetInput, evacuateFleetSchema, type EvacuateHostInput, evacuateHostSchema, type EvacuationLimits, evacuationQuery, type EvacuationReport, type EvacuationStatus, evacuationWorkflowId, type FleetEvacuationStatus, fleetEvacuationQuery, fleetVerdictUpdate, fleetWorkflowId, pauseUpdate, setLimitsUpdate, type Signed, skipUpdate, verdictUpdate } from '../workflows/evacuation';
 import type { Slots } from '../workflows/fleet';
 import { CONTROL_QUEUE, cordonUpdate, hostWorkflowId, SEARCH_ATTRIBUTES, setSlotsUpdate } from '../workflows/messages';
+import { evacuationStaticDetails, oneLine } from '../workflows/summaries';
 import { explain, refusal, VmferryError } from './errors';
 
 /** How often `watch` looks. */
@@ -78,7 +79,8 @@ export class FleetClient {
       taskQueue: CONTROL_QUEUE,
       args: [input],
       workflowIdConflictPolicy: 'FAIL',
-      staticSummary,
+      staticSummary: oneLine(staticSummary),
+      staticDetails: evacuationStaticDetails(host ?? workflowId, input),
       ...(host !== undefined && { typedSearchAttributes: [{ key: SEARCH_ATTRIBUTES.source, value: host }, { key: SEARCH_ATTRIBUTES.evacuation, value: host }] }),
     });
     // Rejects with the same error as the update.

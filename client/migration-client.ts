@@ -3,7 +3,7 @@ import { decodeFromPayloadsAtIndex } from '@temporalio/common/lib/internal-non-w
 import { randomUUID } from 'node:crypto';
 import { setTimeout as delay } from 'node:timers/promises';
 import type { Progress } from '../activities/context';
-import { knownHosts } from '../activities/fleet';
+import { isElsewhere, knownHosts } from '../activities/fleet';
 import type { GuestActivities } from '../activities/guests';
 import { InvalidDefinition, parseWith } from '../hypervisor/definition';
 import { connectClient, type TemporalAddress } from '../workers/connection';
@@ -14,6 +14,7 @@ import type { migrateVm } from '../workflows/migrate-vm';
 import type { moveCold } from '../workflows/move-cold';
 import type { repairGuest } from '../workflows/repair-guest';
 import { type Steer, steerSchema } from '../workflows/steer';
+import { moveDetails, type MoveSize, moveSummary } from '../workflows/summaries';
 import { explain, VmferryError } from './errors';
 import { FleetClient } from './fleet-client';
 import { type Report, reportOf } from './report/report';
@@ -53,6 +54,8 @@ export interface Leftover {
 const CHECK_TIMEOUT = '5 minutes';
 /** How often `watch` looks. */
 const LOOK_MS = 500;
+/** How long a start may wait for what only its summary needs. */
+const KNOWN_MS = 2_000;
 
 /** Starts and follows migrations; the same that the command `vmferry` uses. Close it when done. */
 export class MigrationClient {
@@ -89,14 +92,17 @@ export class MigrationClient {
   private async start(type: 'migrateVm' | 'moveCold', schema: typeof migrateVmSchema | typeof moveColdSchema, input: MigrateVmInput | MoveColdInput): Promise<Migration> {
     try {
       parseWith(schema, input, 'the migration that was asked for');
+      const known = await this.known(input.vm);
       const handle = await this.temporal.workflow.start<typeof migrateVm | typeof moveCold>(type, {
         workflowId: migrationWorkflowId(input.vm),
         taskQueue: CONTROL_QUEUE,
         args: [input],
-        staticSummary: `${input.vm} → ${input.to}${type === 'moveCold' ? ', stopped' : ''}`,
+        staticSummary: moveSummary({ ...known, guest: input.vm, to: input.to, cold: type === 'moveCold' }),
+        staticDetails: moveDetails(input, type === 'moveCold'),
         typedSearchAttributes: [
           { key: SEARCH_ATTRIBUTES.guest, value: input.vm },
           { key: SEARCH_ATTRIBUTES.destination, value: input.to },
+          ...(known.from === undefined ? [] : [{ key: SEARCH_ATTRIBUTES.source, value: known.from }]),
         ],
       });
       return new Migration(input.vm, handle, handle.firstExecutionRunId);
@@ -117,6 +123,13 @@ export class MigrationClient {
     return await running.catch((error: unknown) => {
       throw explain(error, `the check of ${vm}`, 'nothing was changed');
     });
+  }
+
+  /** For the summary, which must be there at the start: where the guest is and how large, if its host says so at once. */
+  private async known(guest: string): Promise<MoveSize & { from?: string }> {
+    const hosts = await Promise.race([this.hosts().catch(() => []), delay(KNOWN_MS, [], { ref: false })]);
+    const having = hosts.flatMap(({ name, guests }) => guests.filter((one) => one.name === guest && !isElsewhere(one.state)).map(({ disks, diskCount }) => ({ from: name, diskBytes: disks.reduce((sum, { bytes }) => sum + bytes, 0), ...(diskCount !== undefined && { diskCount }) })));
+    return having.length === 1 ? having[0]! : {};
   }
 
   /** The current or last migration of a guest. Throws `VmferryError` if it never moved. */
@@ -191,7 +204,7 @@ export class MigrationClient {
   /** The host that has this guest, by what hosts said last. Throws `VmferryError` with the known guests if none has. */
   async hostOf(guest: string): Promise<string> {
     const hosts = await this.hosts();
-    const having = hosts.filter(({ guests }) => guests.some(({ name, state }) => name === guest && !/^(arriving|handed over)/.test(state)));
+    const having = hosts.filter(({ guests }) => guests.some(({ name, state }) => name === guest && !isElsewhere(state)));
     const known = hosts.flatMap((host) => host.guests.map(({ name }) => `${name} on ${host.name}`));
     if (having.length !== 1) throw new VmferryError('NotFound', having.length > 1 ? `guest "${guest}" is on ${having.map(({ name }) => name).join(' and ')}: name one with --host` : `no host has a guest "${guest}" (known are: ${known.join(', ') || 'none'})`);
     return having[0]!.name;

@@ -4,6 +4,7 @@ import type { evacuateFleet } from '../workflows/evacuate-fleet';
 import { type EvacuateFleetInput, evacuateFleetSchema, fleetWorkflowId, type Signed } from '../workflows/evacuation';
 import { chosenHosts } from '../workflows/evacuation-rules';
 import { CONTROL_QUEUE } from '../workflows/messages';
+import { evacuationStaticDetails, oneLine } from '../workflows/summaries';
 import { VmferryError } from './errors';
 import { check } from './fleet-client';
 
@@ -98,7 +99,7 @@ export class Schedules {
       .create<typeof evacuateFleet>({
         scheduleId: name,
         spec: { cronExpressions: [cron], timezone: timeZone, ...(jitterSeconds > 0 && { jitter: jitterSeconds * 1000 }) },
-        action: { type: 'startWorkflow', workflowType: 'evacuateFleet', workflowId: fleetWorkflowId(name), taskQueue: CONTROL_QUEUE, args: [evacuation], staticSummary: `empties ${memo.hosts}` },
+        action: { type: 'startWorkflow', workflowType: 'evacuateFleet', workflowId: fleetWorkflowId(name), taskQueue: CONTROL_QUEUE, args: [evacuation], staticSummary: oneLine(`empties ${memo.hosts}`), staticDetails: evacuationStaticDetails(fleetWorkflowId(name), evacuation) },
         policies: { overlap: ScheduleOverlapPolicy.SKIP, catchupWindow: catchUpSeconds * 1000 },
         memo: { ...memo },
       })

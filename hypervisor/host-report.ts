@@ -14,6 +14,8 @@ export interface GuestReport {
   memoryBytes: number;
   /** What its images take, by the root that they are in. Read-only and removable media are not copied and not here. */
   disks: { root: string; bytes: number }[];
+  /** How many are copied. Absent in reports of older agents. */
+  diskCount?: number;
   /** The machine type that the running QEMU has, or the definition asks for. */
   machine: string;
   /** The CPU model without its features, such as `qemu64`. */
@@ -87,6 +89,7 @@ export function guestReport(host: Host, guest: string, state: string): GuestRepo
     state,
     memoryBytes: definition.memory,
     disks: diskNeeds(host, definition),
+    diskCount: movingDisks(definition).length,
     machine: definition.machine,
     cpuModel: definition.cpu.model.split(',')[0]!,
     labels: definition.labels,

@@ -68,6 +68,7 @@ export async function startHostAgent(config: HostConfig, logger: Logger, { progr
       workflowId: hostWorkflowId(config.name),
       taskQueue: CONTROL_QUEUE,
       args: [config.name],
+      staticSummary: `${config.name}: what it said last, and who may move there`,
       signal: reportSignal,
       signalArgs: [await report(host, facts, reports++ % FACTS_EVERY === 0)],
     });

@@ -4,15 +4,19 @@ import type { FleetActivities } from '../activities/fleet';
 import type { checkActivities } from '../activities/check';
 import type { coldActivities } from '../activities/cold';
 import type { convergenceActivities } from '../activities/convergence';
+import type { GuestActivities } from '../activities/guests';
 import type { repairActivities } from '../activities/repair';
 import type { sourceActivities } from '../activities/source';
 import { CONTROL_QUEUE } from './messages';
+import { summaryOf } from './summaries';
 
 type Check = ReturnType<typeof checkActivities>;
 type Repair = ReturnType<typeof repairActivities>;
 type Source = ReturnType<typeof sourceActivities> & ReturnType<typeof convergenceActivities> & Cold;
 type Destination = ReturnType<typeof destinationActivities> & Cold;
 type Cold = ReturnType<typeof coldActivities>;
+/** Everything that a workflow asks of anybody. */
+export type Activities = FleetActivities & Source & Destination & Repair & Check & GuestActivities;
 
 const COMMON = {
   // The default goes on while the activity still cleans up (facts/temporal.md §1).
@@ -34,14 +38,20 @@ const AT_LAST = { ...COMMON, startToCloseTimeout: '1 day' } as const;
 /** Only the hosts themselves can say who owns the guest: no timeout of ours may decide it. */
 const SWITCHOVER = { ...COMMON, startToCloseTimeout: '30 days' } as const;
 
-export const control = proxyActivities<FleetActivities>({ taskQueue: CONTROL_QUEUE, startToCloseTimeout: '20 seconds', retry: { maximumAttempts: 3 } });
+/** As `proxyActivities`, each call with its summary. Its promises are the proxy's own: one more `await` could change the order of commands on replay. */
+export function activitiesOn<A extends object>(options: ActivityOptions & { taskQueue: string }): A {
+  const call = (name: string) => (...input: unknown[]) => proxyActivities<Record<string, (...input: unknown[]) => Promise<unknown>>>({ ...options, summary: summaryOf(name, options.taskQueue, input[0]) })[name]!(...input);
+  return new Proxy({} as A, { get: (_target, name) => (typeof name === 'string' ? call(name) : undefined) });
+}
+
+export const control = activitiesOn<FleetActivities>({ taskQueue: CONTROL_QUEUE, startToCloseTimeout: '20 seconds', retry: { maximumAttempts: 3 } });
 
 /** For what is free only after a while. */
 export const controlPatiently = (patienceSeconds: number) =>
-  proxyActivities<FleetActivities>({ cancellationType: ActivityCancellationType.WAIT_CANCELLATION_COMPLETED, taskQueue: CONTROL_QUEUE, startToCloseTimeout: '20 seconds', scheduleToCloseTimeout: patienceSeconds * 1000, retry: { initialInterval: '500 milliseconds', backoffCoefficient: 1.5, maximumInterval: '10 seconds' } });
+  activitiesOn<FleetActivities>({ cancellationType: ActivityCancellationType.WAIT_CANCELLATION_COMPLETED, taskQueue: CONTROL_QUEUE, startToCloseTimeout: '20 seconds', scheduleToCloseTimeout: patienceSeconds * 1000, retry: { initialInterval: '500 milliseconds', backoffCoefficient: 1.5, maximumInterval: '10 seconds' } });
 
 export function sourceHost(host: string) {
-  const on = (options: ActivityOptions) => proxyActivities<Source>({ ...options, taskQueue: host });
+  const on = (options: ActivityOptions) => activitiesOn<Source>({ ...options, taskQueue: host });
   return {
     look: on(LOOK),
     step: on(STEP),
@@ -56,13 +66,13 @@ export function sourceHost(host: string) {
 }
 
 export function destinationHost(host: string) {
-  const on = (options: ActivityOptions) => proxyActivities<Destination>({ ...options, taskQueue: host });
+  const on = (options: ActivityOptions) => activitiesOn<Destination>({ ...options, taskQueue: host });
   return { look: on(LOOK), step: on(STEP), switchover: on(SWITCHOVER), undo: on(UNDO), atLast: on(AT_LAST) };
 }
 
 /** For a repair, which does not know yet which side a host is. */
 export function anyHost(host: string) {
-  const on = (options: ActivityOptions) => proxyActivities<Source & Destination & Repair & Check>({ ...options, taskQueue: host });
+  const on = (options: ActivityOptions) => activitiesOn<Source & Destination & Repair & Check>({ ...options, taskQueue: host });
   return { look: on(LOOK), glance: on(GLANCE), step: on(STEP), atLast: on(AT_LAST) };
 }
 

@@ -3,7 +3,7 @@ import type { MigrationRef } from '../activities/context';
 import type { GuestPlan } from '../hypervisor/preflight';
 import { formatBytes } from '../hypervisor/size';
 import { anyHost, control, sourceHost } from './activities';
-import { cell } from './details';
+import { table } from './details';
 import { estimateMove, type MoveEstimate } from './estimate';
 import { parseInput } from './input';
 import { checkMoveSchema, type CheckMoveInput, type MigrationRequest, migrateVmSchema, SEARCH_ATTRIBUTES } from './messages';
@@ -124,7 +124,7 @@ function checkDetails({ vm, from, to, blockers, warnings, disks, estimate }: Che
     `**${vm}**: ${from ?? '?'} → ${to} ${verdict}`,
     ...blockers.map((blocker) => `- ${blocker}`),
     ...(estimate ? [estimate.message] : []),
-    ...(disks.length > 0 ? [['| disk | size | allocated | written |', '|---|---|---|---|', ...disks.map((disk) => `| ${cell(disk.id)} | ${formatBytes(disk.virtualBytes)} | ${formatBytes(disk.allocatedBytes)} | ${disk.writtenBytesPerSecond === undefined ? '?' : `${formatBytes(disk.writtenBytesPerSecond)}/s`} |`)].join('\n')] : []),
+    ...(disks.length > 0 ? [table(['disk', 'size', 'allocated', 'written'], disks.map((disk) => [disk.id, formatBytes(disk.virtualBytes), formatBytes(disk.allocatedBytes), disk.writtenBytesPerSecond === undefined ? '?' : `${formatBytes(disk.writtenBytesPerSecond)}/s`]))] : []),
     ...warnings.map((warning) => `Warning: ${warning}`),
   ].join('\n\n');
 }

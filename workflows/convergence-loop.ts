@@ -6,7 +6,8 @@ import type { GuestPlan } from '../hypervisor/preflight';
 import type { destinationHost, sourceHost } from './activities';
 import { type Assessment, blameDestinationDisk, DISK_BUSY } from './convergence';
 import { decide, type Decision, type Effects, judge, nameOf, type Policy, type Remedy, type Tried } from './divergence';
-import { decisionMemoKey, type DecisionRecord, type MigrationRequest, type MigrationStatus, newsSignal, SEARCH_ATTRIBUTES, steerUpdate } from './messages';
+import type { MigrationFacts } from './details';
+import { type CopyProgress, decisionMemoKey, type DecisionRecord, type MigrationRequest, type MigrationStatus, newsSignal, SEARCH_ATTRIBUTES, steerUpdate } from './messages';
 import type { MemoryAssessment } from './memory-convergence';
 import { innermost, Postponed, type Steering, whatOf } from './steering';
 import { type Steer, refuseSteer, steerSchema, type SteerSituation } from './steer';
@@ -65,6 +66,7 @@ export class ConvergenceLoop {
     private readonly request: MigrationRequest,
     private readonly plan: GuestPlan,
     private readonly status: MigrationStatus,
+    private readonly facts: MigrationFacts,
     private readonly steering: Steering,
     private readonly show: () => void,
   ) {
@@ -73,13 +75,17 @@ export class ConvergenceLoop {
     if (request.copyMode === 'write-blocking') this.effects.writeBlocking = true;
     setHandler(newsSignal, ({ assessment, memory }) => {
       if (assessment && assessment.verdict !== this.assessment?.verdict) this.heard(assessment);
+      else if (assessment) this.tell(assessment.verdict, assessment.message, disksOf(assessment));
       if (memory) {
-        this.memory = { ...memory, sinceMs: Date.now() };
-        this.tell(memory.verdict, memory.message);
+        const { remainingBytes, totalBytes = 0, dirtyBytesPerSecond = 0, bytesPerSecond = 0, verdict, message } = memory;
+        // What an agent tells of a verdict that is known already is how far it is; one of an earlier release tells only verdicts.
+        this.memory = { ...memory, sinceMs: remainingBytes !== undefined && verdict === this.memory?.verdict ? this.memory.sinceMs : Date.now() };
+        this.tell(verdict, message, remainingBytes === undefined ? undefined : { memory: { remainingBytes, totalBytes, dirtyBytesPerSecond, bytesPerSecond } });
       }
       this.changes++;
     });
     setHandler(steerUpdate, async (steer) => await this.steer(steer), {
+      description: 'decides about a copy that does not converge: {"do": "write-blocking", "author": …, "reason": …}',
       validator: (raw) => {
         const parsed = steerSchema.safeParse(raw);
         if (!parsed.success) throw refusal(parsed.error.issues.map(({ path, message }) => `${path.join('.') || 'steer'}: ${message}`).join('; '));
@@ -94,6 +100,8 @@ export class ConvergenceLoop {
     this.throwIfEnding();
     this.targets = targets;
     this.deadlineAtMs = Date.now() + this.request.disksDeadlineSeconds * 1000;
+    this.facts.disksDeadlineAtMs = this.deadlineAtMs;
+    this.show();
     for (;;) {
       const ended: { open?: Assessment; failure?: unknown } = {};
       const scope = new CancellationScope();
@@ -160,7 +168,7 @@ export class ConvergenceLoop {
         return;
       }
       const seen = this.changes;
-      await condition(() => this.changes !== seen, atMs - Date.now());
+      await condition(() => this.changes !== seen, atMs - Date.now(), { summary: 'gives the memory this long to converge; then post-copy' });
     }
   }
 
@@ -217,8 +225,13 @@ export class ConvergenceLoop {
       await this.askDestination();
       const againAtMs = this.assessment ? await this.act(decide(this.situation(this.assessment))) : this.deadlineAtMs;
       if (this.order) continue;
-      await condition(() => done() || this.changes !== seen || this.order !== undefined, Math.max(1, againAtMs - Date.now()));
+      await condition(() => done() || this.changes !== seen || this.order !== undefined, Math.max(1, againAtMs - Date.now()), { summary: this.summaryOfWait() });
     }
+  }
+
+  private summaryOfWait(): string {
+    const { asks } = this.status;
+    return asks ? `asks until then; without an answer: ${this.request.afterAsk}` : `decides again then, or when the verdict changes${this.assessment ? ` (now ${this.assessment.verdict})` : ''}`;
   }
 
   /** Once in a while of trouble: whether the destination's disk is what the copy waits for, and not the link. Only words hang on it. */
@@ -376,10 +389,11 @@ export class ConvergenceLoop {
     this.assessment = { ...assessment, sinceMs: assessment.verdict === this.previous?.verdict ? this.previous.sinceMs : Date.now() };
     this.tried = judge({ tried: this.tried, assessment: this.assessment, nowMs: Date.now() });
     if (assessment.verdict === 'converging') this.askedAtMs = undefined;
-    this.tell(assessment.verdict, assessment.message);
+    this.tell(assessment.verdict, assessment.message, disksOf(assessment));
   }
 
-  private tell(verdict: Assessment['verdict'], message: string): void {
+  private tell(verdict: Assessment['verdict'], message: string, progress?: Omit<CopyProgress, 'at'>): void {
+    if (progress) this.status.progress = { at: new Date().toISOString(), ...progress };
     if (this.status.verdict !== verdict) upsertSearchAttributes([{ key: SEARCH_ATTRIBUTES.verdict, value: verdict }]);
     this.status.verdict = verdict;
     this.status.message = message;
@@ -434,6 +448,10 @@ export class ConvergenceLoop {
       nowMs: Date.now(),
     };
   }
+}
+
+function disksOf({ disks }: Assessment): Pick<CopyProgress, 'disks'> {
+  return { disks: disks.map(({ id, remainingBytes, lengthBytes, ready, copyBytesPerSecond, dirtyBytesPerSecond, etaMs }) => ({ id, remainingBytes, lengthBytes, ready, copyBytesPerSecond, dirtyBytesPerSecond, etaMs })) };
 }
 
 /** The switch by re-arming ends the very mirrors that are watched. */

@@ -1,14 +1,16 @@
 import { ApplicationFailure, allHandlersFinished, CancellationScope, ChildWorkflowCancellationType, ChildWorkflowFailure, condition, continueAsNew, setCurrentDetails, setHandler, sleep, startChild, workflowInfo } from '@temporalio/workflow';
 import { WorkflowExecutionAlreadyStartedError } from '@temporalio/common';
 import { control } from './activities';
-import { cell } from './details';
 import { evacuateHost } from './evacuate-host';
+import { fleetEvacuationDetails } from './evacuation-details';
 import { chosenHosts } from './evacuation-rules';
-import { type EvacuateFleetInput, evacuateFleetSchema, type EvacuationReport, evacuationWorkflowId, type FleetEvacuationStatus, fleetEvacuationQuery, fleetVerdictUpdate, pauseUpdate } from './evacuation';
+import { type EvacuateFleetInput, type EvacuateHostInput, evacuateFleetSchema, type EvacuationReport, evacuationWorkflowId, type FleetEvacuationStatus, fleetEvacuationQuery, fleetVerdictUpdate, pauseUpdate } from './evacuation';
 import type { HostCapacity } from './fleet';
 import { parseInput } from './input';
+import { recordOutcome } from './last-word';
 import { SEARCH_ATTRIBUTES } from './messages';
 import { innermost } from './steering';
+import { evacuationStaticDetails, oneLine } from './summaries';
 
 /** How often the free capacity is looked at while it is too little to go on. */
 const LOOK = '1 minute';
@@ -30,15 +32,16 @@ export async function evacuateFleet(raw: EvacuateFleetInput, carried?: Carried):
   const windowEndsAtMs = carried?.windowEndsAtMs ?? (input.windowSeconds === undefined ? undefined : Date.now() + input.windowSeconds * 1000);
   let cancelled = false;
   let verdict: 'accepted' | ApplicationFailure | undefined = carried && 'accepted';
-  const show = () => setCurrentDetails(details(status));
+  const show = (outcome?: string) => setCurrentDetails(fleetEvacuationDetails(status, workflowInfo().workflowId, outcome));
   setHandler(fleetEvacuationQuery, () => status);
   setHandler(fleetVerdictUpdate, async () => {
     await condition(() => verdict !== undefined);
     if (verdict instanceof ApplicationFailure) throw verdict;
     return status;
   });
-  setHandler(pauseUpdate, ({ paused }) => {
+  setHandler(pauseUpdate, ({ paused, by, reason }) => {
     status.paused = paused;
+    (status.decisions ??= []).push({ at: new Date().toISOString(), by, what: paused ? 'paused' : 'resumed', why: reason });
     show();
   });
   void CancellationScope.current().cancelRequested.catch(() => {
@@ -49,6 +52,7 @@ export async function evacuateFleet(raw: EvacuateFleetInput, carried?: Carried):
     if ('refused' in chosen) {
       verdict = ApplicationFailure.nonRetryable(`${chosen.refused}. Nothing was changed`, 'EvacuationRefused', { blockers: [chosen.refused] });
       await condition(allHandlersFinished);
+      recordOutcome('EvacuationRefused');
       throw verdict;
     }
     status.hosts = chosen.hosts.map((host) => ({ host, state: 'waiting', moved: 0, stayed: 0 }));
@@ -62,7 +66,7 @@ export async function evacuateFleet(raw: EvacuateFleetInput, carried?: Carried):
     show();
     if (status.paused) {
       const left = leftSeconds();
-      await CancellationScope.nonCancellable(() => condition(() => !status.paused || cancelled, (left ?? LONGEST_SECONDS) * 1000));
+      await CancellationScope.nonCancellable(() => condition(() => !status.paused || cancelled, (left ?? LONGEST_SECONDS) * 1000, { summary: left === undefined ? 'paused, until somebody resumes it' : 'paused; the window ends then' }));
       continue;
     }
     const fleet = await control.capacities();
@@ -75,7 +79,7 @@ export async function evacuateFleet(raw: EvacuateFleetInput, carried?: Carried):
       const why = tooFull(next.slice(0, 1))!;
       status.waitsFor = why;
       show();
-      await sleep(LOOK, { summary: why }).catch(() => undefined);
+      await sleep(LOOK, { summary: oneLine(`looks again: ${why}`) }).catch(() => undefined);
       continue;
     }
     delete status.waitsFor;
@@ -88,23 +92,27 @@ export async function evacuateFleet(raw: EvacuateFleetInput, carried?: Carried):
   delete status.waitsFor;
   if (cancelled) status.cancelled = true;
   for (const one of waiting()) one.why = cancelled ? 'it was cancelled' : 'the window ended';
-  show();
   await CancellationScope.nonCancellable(() => condition(allHandlersFinished));
+  const outcome = cancelled ? 'cancelled' : status.hosts.every(({ state }) => state === 'done') ? 'completed' : 'partly';
+  show(outcome);
+  recordOutcome(outcome);
   return status;
 
   async function empty(one: FleetEvacuationStatus['hosts'][number], guests: string[], together: number): Promise<void> {
     const { destinations, approved, skip, stopped, limits, maxFailures, tries, atWindowEnd, atCancel } = input;
-    const left = leftSeconds();
     const { host } = one;
     one.state = 'emptying';
     show();
     try {
+      const left = leftSeconds();
+      const asked: EvacuateHostInput = { host, destinations, approved: approved.filter((guest) => guests.includes(guest)), skip: skip.filter((guest) => guests.includes(guest)), stopped, maxFailures, tries, atWindowEnd, atCancel, ...(raw.migration && { migration: raw.migration }), limits: { ...limits, fleet: Math.max(1, Math.floor(limits.fleet / together)) }, ...(left !== undefined && { windowSeconds: Math.max(1, left) }) };
       const child = await startChild(evacuateHost, {
         workflowId: evacuationWorkflowId(host),
         cancellationType: ChildWorkflowCancellationType.WAIT_CANCELLATION_COMPLETED,
-        staticSummary: `empties ${host}`,
+        staticSummary: oneLine(`empties ${host}, of ${workflowInfo().workflowId}`),
         typedSearchAttributes: [{ key: SEARCH_ATTRIBUTES.source, value: host }, { key: SEARCH_ATTRIBUTES.evacuation, value: host }],
-        args: [{ host, destinations, approved: approved.filter((guest) => guests.includes(guest)), skip: skip.filter((guest) => guests.includes(guest)), stopped, maxFailures, tries, atWindowEnd, atCancel, ...(raw.migration && { migration: raw.migration }), limits: { ...limits, fleet: Math.max(1, Math.floor(limits.fleet / together)) }, ...(left !== undefined && { windowSeconds: Math.max(1, left) }) }],
+        staticDetails: evacuationStaticDetails(host, asked),
+        args: [asked],
       });
       const report: EvacuationReport = await child.result();
       one.state = 'done';
@@ -130,11 +138,3 @@ export function whyTooFull(wave: string[], fleet: HostCapacity[], minFreeMemory:
   return share >= minFreeMemory ? undefined : `the hosts that take guests would have ${Math.round(share * 100)} % of their memory free, less than ${Math.round(minFreeMemory * 100)} % (minFreeMemory)`;
 }
 
-function details({ hosts, paused, waitsFor }: FleetEvacuationStatus): string {
-  const count = (state: string) => hosts.filter((one) => one.state === state).length;
-  return [
-    `${count('done')} of ${hosts.length} hosts done, ${count('emptying')} under way${count('failed') > 0 ? `, ${count('failed')} failed` : ''}${paused ? ', **paused**' : ''}`,
-    ...(waitsFor ? [`**Waits**: ${waitsFor}`] : []),
-    ['| host | | moved | stay | why |', '|---|---|---|---|---|', ...hosts.map(({ host, state, moved, stayed, why = '' }) => `| ${host} | ${state} | ${moved} | ${stayed} | ${cell(why)} |`)].join('\n'),
-  ].join('\n\n');
-}

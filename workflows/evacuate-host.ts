@@ -1,15 +1,18 @@
-import { ApplicationFailure, allHandlersFinished, CancellationScope, CancelledFailure, ChildWorkflowCancellationType, ChildWorkflowFailure, condition, ParentClosePolicy, setCurrentDetails, setHandler, startChild, upsertSearchAttributes } from '@temporalio/workflow';
+import { ApplicationFailure, allHandlersFinished, CancellationScope, CancelledFailure, ChildWorkflowCancellationType, ChildWorkflowFailure, condition, ParentClosePolicy, patched, setCurrentDetails, setHandler, startChild, upsertSearchAttributes } from '@temporalio/workflow';
 import { WorkflowExecutionAlreadyStartedError } from '@temporalio/common';
+import { refusal } from '../activities/errors';
 import { control } from './activities';
-import { approveUpdate, bringBackUpdate, changedLimits, type EvacuateHostInput, evacuateHostSchema, type EvacuationLimits, evacuationQuery, type EvacuationReport, type EvacuationRequest, type EvacuationStatus, type MovePlan, pauseUpdate, type PlannedMove, setLimitsUpdate, skipUpdate, verdictUpdate } from './evacuation';
+import { approveUpdate, bringBackUpdate, changedLimits, type EvacuateHostInput, evacuateHostSchema, type EvacuationLimits, evacuationQuery, type EvacuationReport, type EvacuationRequest, type EvacuationStatus, type MovePlan, pauseUpdate, type PlannedMove, setLimitsUpdate, type Signed, skipUpdate, verdictUpdate } from './evacuation';
 import { evacuationDetails } from './evacuation-details';
 import { refuseEvacuation } from './evacuation-rules';
 import { parseInput } from './input';
+import { lastWord, recordOutcome, whatHappened } from './last-word';
 import { EVACUATION, type MigrationResult, migrationWorkflowId, SEARCH_ATTRIBUTES } from './messages';
 import { migrateVm } from './migrate-vm';
 import { moveCold } from './move-cold';
 import { mayStart } from './start-order';
 import { innermost } from './steering';
+import { moveDetails, moveSummary } from './summaries';
 
 /** How often guests that have come since, or could not move at first, are looked at again. */
 const MOST_ROUNDS = 5;
@@ -26,7 +29,12 @@ const REFUSED = ['MigrationRefused', 'HostUnreachable', 'NoSlot'];
  * says otherwise. A guest that fails stops nobody; `maxFailures` does. What moves when this is terminated goes on by itself.
  */
 export async function evacuateHost(raw: EvacuateHostInput): Promise<EvacuationReport> {
-  return await new Evacuation({ ...parseInput(evacuateHostSchema, raw, 'EvacuationRefused'), migration: raw.migration ?? {} }).run();
+  const evacuation = new Evacuation({ ...parseInput(evacuateHostSchema, raw, 'EvacuationRefused'), migration: raw.migration ?? {} });
+  try {
+    return await evacuation.run();
+  } catch (error) {
+    throw lastWord(error, `host ${raw.host} was not emptied`);
+  }
 }
 
 class Evacuation {
@@ -48,6 +56,7 @@ class Evacuation {
   private broughtBack = false;
   private windowOver = false;
   private replan = false;
+  private phaseShown: EvacuationStatus['phase'] | undefined;
   /** A guest is moved by somebody else. */
   private busy = false;
   /** Counts whatever may let another guest start, or end the ones that move. */
@@ -62,7 +71,7 @@ class Evacuation {
   constructor(private readonly input: EvacuationRequest) {
     const { host, limits, skip, windowSeconds } = input;
     this.skipped = new Map(skip.map((guest) => [guest, 'it was asked to stay']));
-    this.status = { host, phase: 'planning', planned: [], moving: [], moved: [], stayed: [], failures: [], limits, ...(windowSeconds !== undefined && { windowEndsAt: new Date(this.startedAtMs + windowSeconds * 1000).toISOString() }) };
+    this.status = { host, phase: 'planning', planned: [], moving: [], moved: [], stayed: [], failures: [], limits, decisions: [], ...(windowSeconds !== undefined && { windowEndsAt: new Date(this.startedAtMs + windowSeconds * 1000).toISOString() }) };
     this.listen();
   }
 
@@ -72,8 +81,10 @@ class Evacuation {
     this.show();
     const refused = refuseEvacuation(input, await this.plan());
     if (refused) {
-      this.verdict = ApplicationFailure.nonRetryable(`host ${input.host} cannot be evacuated; nothing was changed:\n- ${refused.join('\n- ')}`, 'EvacuationRefused', { blockers: refused });
+      this.verdict = refusal('EvacuationRefused', `host ${input.host} cannot be evacuated`, refused);
       await condition(allHandlersFinished);
+      this.status.phase = 'done';
+      this.ends('EvacuationRefused');
       throw this.verdict;
     }
     if (input.mode !== 'plan') await control.setCordon({ host: input.host, cordon: { by: EVACUATION, reason: `evacuate/${input.host}` } });
@@ -82,7 +93,7 @@ class Evacuation {
       status.phase = 'done';
       this.show();
       await condition(allHandlersFinished);
-      return { ...status, outcome: 'planned', totalMs: Date.now() - this.startedAtMs };
+      return { ...status, outcome: this.ends('planned'), totalMs: Date.now() - this.startedAtMs };
     }
     void CancellationScope.current().cancelRequested.catch(() => {
       this.cancelled = true;
@@ -172,7 +183,8 @@ class Evacuation {
       workflowId: migrationWorkflowId(guest),
       parentClosePolicy: ParentClosePolicy.ABANDON,
       cancellationType: ChildWorkflowCancellationType.WAIT_CANCELLATION_COMPLETED,
-      staticSummary: `${guest}: ${from} → ${to}${cold ? ', stopped' : ''}`,
+      staticSummary: moveSummary(move),
+      staticDetails: moveDetails({ vm: guest, to, ...(cold ? coldFields(input) : input.migration) }, cold),
       typedSearchAttributes: [{ key: SEARCH_ATTRIBUTES.guest, value: guest }, { key: SEARCH_ATTRIBUTES.source, value: from }, { key: SEARCH_ATTRIBUTES.destination, value: to }, { key: SEARCH_ATTRIBUTES.evacuation, value: input.host }],
     };
     try {
@@ -211,7 +223,7 @@ class Evacuation {
       return;
     }
     const { type, message } = innermost(cause);
-    const why = message.split('\n').join(' ');
+    const why = whatHappened({ type, message });
     status.failures.push({ guest, to, type: type ?? 'Failed', why });
     if (DESTINATION_FAILED.includes(type ?? '')) (this.avoid[guest] ??= []).push(to);
     if (!REFUSED.includes(type ?? '')) this.failed++;
@@ -237,7 +249,7 @@ class Evacuation {
     const windowMs = windowEndsAt === undefined || this.windowOver ? Infinity : Math.max(1, Date.parse(windowEndsAt) - Date.now());
     const ms = Math.min(windowMs, mostMs);
     if (ms === Infinity) return await condition(so);
-    if ((await condition(so, ms)) || windowMs > mostMs) return;
+    if ((await condition(so, ms, { summary: windowMs > mostMs ? 'a guest is moved by somebody else: looks again then' : 'the window ends then: no other guest starts' })) || windowMs > mostMs) return;
     this.windowOver = true;
     this.changes++;
     this.status.stopped ??= `the window ended at ${windowEndsAt!}`;
@@ -282,7 +294,7 @@ class Evacuation {
     this.show();
     const asked = (guest: string) => this.skipped.has(guest) || this.left.has(guest);
     const outcome = this.cancelled ? 'cancelled' : status.stayed.some(({ guest }) => !asked(guest)) ? 'partly' : 'completed';
-    return { ...status, outcome, totalMs: Date.now() - this.startedAtMs };
+    return { ...status, outcome: this.ends(outcome), totalMs: Date.now() - this.startedAtMs };
   }
 
   private listen(): void {
@@ -290,27 +302,31 @@ class Evacuation {
     const notOver = () => {
       if (this.isOver || status.phase === 'done') throw ApplicationFailure.nonRetryable(`the evacuation of ${status.host} is over: ${status.stopped ?? 'it was cancelled'}`, 'EvacuationRefused');
     };
-    setHandler(evacuationQuery, () => status);
+    setHandler(evacuationQuery, () => status, { description: 'every guest and what becomes of it' });
     setHandler(verdictUpdate, async () => {
       await condition(() => this.verdict !== undefined);
       if (this.verdict instanceof ApplicationFailure) throw this.verdict;
       return status;
     });
-    setHandler(approveUpdate, () => {
+    setHandler(approveUpdate, (signed) => {
       this.approved = true;
+      this.decided(signed, 'approved');
     }, {
+      description: 'lets one that waits for it begin: {"by": …, "reason": …}',
       validator: (_signed) => {
         if (status.phase !== 'waiting-for-approval') throw ApplicationFailure.nonRetryable(`the evacuation of ${status.host} waits for no approval: it is ${status.phase}`, 'EvacuationRefused');
       },
     });
-    setHandler(pauseUpdate, ({ paused }) => {
+    setHandler(pauseUpdate, ({ paused, ...signed }) => {
       this.paused = paused;
+      this.decided(signed, paused ? 'paused' : 'resumed');
       this.changes++;
-    }, { validator: (_signed) => notOver() });
-    setHandler(setLimitsUpdate, ({ limits }) => {
+    }, { description: 'starts no other guest, or lets it go on: {"paused": true, "by": …, "reason": …}', validator: (_signed) => notOver() });
+    setHandler(setLimitsUpdate, ({ limits, ...signed }) => {
       this.changes++;
       const changed = changedLimits(status.limits, limits);
       if ('limits' in changed) status.limits = changed.limits;
+      this.decided(signed, `limits ${JSON.stringify(limits)}`);
       return status.limits;
     }, {
       validator: ({ limits }: { limits: Partial<EvacuationStatus['limits']> }) => {
@@ -323,6 +339,7 @@ class Evacuation {
       skipUpdate,
       ({ guest, by, reason }) => {
         const why = `skipped by ${by}: ${reason}`;
+        this.decided({ by, reason }, `${guest} stays`);
         this.skipped.set(guest, why);
         this.changes++;
         status.planned = status.planned.filter((one) => one.guest !== guest);
@@ -334,17 +351,35 @@ class Evacuation {
         },
       },
     );
-    setHandler(bringBackUpdate, () => {
+    setHandler(bringBackUpdate, (signed) => {
       this.broughtBack = true;
+      this.decided(signed, 'the maintenance is over');
     }, {
+      description: 'the maintenance is over: the guests come home: {"by": …, "reason": …}',
       validator: (_signed) => {
         if (status.phase !== 'away') throw ApplicationFailure.nonRetryable(`the evacuation of ${status.host} waits to bring nobody back: it is ${status.phase}`, 'EvacuationRefused');
       },
     });
   }
 
-  private show(): void {
-    setCurrentDetails(evacuationDetails(this.status));
+  private decided({ by, reason }: Signed, what: string): void {
+    (this.status.decisions ??= []).push({ at: new Date().toISOString(), by, what, why: reason });
+    this.show();
+  }
+
+  private show(outcome?: string): void {
+    setCurrentDetails(evacuationDetails(this.status, outcome));
+    const { phase } = this.status;
+    if (phase === this.phaseShown || !patched('evacuation-phase')) return;
+    this.phaseShown = phase;
+    upsertSearchAttributes([{ key: SEARCH_ATTRIBUTES.phase, value: phase }]);
+  }
+
+  /** The end, for those who look at it later. */
+  private ends<Outcome extends string>(outcome: Outcome): Outcome {
+    this.show(outcome);
+    recordOutcome(outcome);
+    return outcome;
   }
 }
 

@@ -1,6 +1,6 @@
 import { defineQuery, defineUpdate } from '@temporalio/workflow';
 import { z } from 'zod';
-import { migrateVmSchema } from './messages';
+import { type DecisionRecord, migrateVmSchema } from './messages';
 import type { PlannedMove, Stay } from './placement';
 import { parseSelector } from './selector';
 
@@ -108,6 +108,8 @@ export interface EvacuationStatus {
   windowEndsAt?: string;
   /** Why no other guest starts. */
   stopped?: string;
+  /** What people decided while it ran. */
+  decisions?: DecisionRecord[];
 }
 
 export interface EvacuationReport extends EvacuationStatus {
@@ -123,6 +125,7 @@ export interface FleetEvacuationStatus {
   waitsFor?: string;
   /** It was asked to end. */
   cancelled?: true;
+  decisions?: DecisionRecord[];
 }
 
 export interface Signed {

@@ -15,7 +15,7 @@ export class Fences {
 
   /** `show` is called whenever who is waited for has changed. */
   constructor(private readonly guest: string, private readonly decisions: DecisionRecord[], private readonly show: (waits: HostWait[]) => void) {
-    setHandler(confirmFencedUpdate, (fence: Fence) => this.confirm(fence), { validator: (fence: Fence) => this.validate(fence) });
+    setHandler(confirmFencedUpdate, (fence: Fence) => this.confirm(fence), { description: 'says that a host which is waited for is off, or cut from disks and network: {"host": …, "author": …, "reason": …}', validator: (fence: Fence) => this.validate(fence) });
   }
 
   has(host: string): boolean {

@@ -1,5 +1,7 @@
-import { proxyActivities } from '@temporalio/workflow';
 import type { GuestActivities } from '../activities/guests';
+import { ActivityFailure, ApplicationFailure, TimeoutFailure } from '@temporalio/workflow';
+import { activitiesOn } from './activities';
+import { lastWord } from './last-word';
 
 /** The operations on a host's guests that a person or program may ask for; each is one activity on the host's queue. */
 export interface HostCommand<Name extends keyof GuestActivities = keyof GuestActivities> {
@@ -10,7 +12,7 @@ export interface HostCommand<Name extends keyof GuestActivities = keyof GuestAct
 
 /** Runs one operation on one host, so that it is on record who did what when. */
 export async function hostCommand({ host, command, input }: HostCommand): Promise<unknown> {
-  const activities = proxyActivities<GuestActivities>({
+  const activities = activitiesOn<GuestActivities>({
     taskQueue: host,
     scheduleToStartTimeout: '10 seconds',
     scheduleToCloseTimeout: '5 minutes',
@@ -19,5 +21,12 @@ export async function hostCommand({ host, command, input }: HostCommand): Promis
     // Who asks is told at once whom to disconnect.
     retry: { initialInterval: '200 milliseconds', maximumAttempts: 5, nonRetryableErrorTypes: ['QmpMonitorBusy'] },
   });
-  return await (activities[command] as (input: unknown) => Promise<unknown>)(input);
+  try {
+    return await (activities[command] as (input: unknown) => Promise<unknown>)(input);
+  } catch (error) {
+    if (error instanceof ActivityFailure && error.cause instanceof TimeoutFailure && error.cause.timeoutType === 'SCHEDULE_TO_START') {
+      throw ApplicationFailure.nonRetryable(`the agent of host ${host} does not answer: start it, or check the host's name. Nothing was changed`, 'HostUnreachable');
+    }
+    throw lastWord(error, `${command} on ${host} was not done`);
+  }
 }

@@ -1,7 +1,8 @@
-import { allHandlersFinished, ApplicationFailure, condition, continueAsNew, setHandler, setWorkflowOptions, workflowInfo } from '@temporalio/workflow';
+import { allHandlersFinished, ApplicationFailure, condition, continueAsNew, setCurrentDetails, setHandler, setWorkflowOptions, workflowInfo } from '@temporalio/workflow';
 import { control } from './activities';
 import { refuseReservation, slotsOf } from './capacity';
 import { type Slots, slotsSchema } from './fleet';
+import { hostDetails } from './host-details';
 import { cordonUpdate, DEPLOYMENT, EVACUATION, type HostReport, type HostState, hostQuery, type Reservation, releaseUpdate, reportSignal, reserveUpdate, setSlotsUpdate } from './messages';
 
 /** How often reservations of workflows that have ended without releasing them, as one that was terminated, are looked for. */
@@ -17,15 +18,19 @@ export async function host(name: string, last?: HostState): Promise<void> {
     if (!state) throw ApplicationFailure.nonRetryable(`host ${name} has not reported yet: start its agent`, 'HostUnreachable');
     return state;
   };
-  setHandler(hostQuery, () => state);
+  const show = () => setCurrentDetails(hostDetails(name, state));
+  show();
+  setHandler(hostQuery, () => state, { description: 'what the host said last, its cordon, and who has reserved what' });
   setHandler(reportSignal, (report: HostReport) => {
     state = { ...state, ...report, reservations: state?.reservations ?? [], reportedAt: new Date().toISOString() };
+    show();
   });
   setHandler(
     reserveUpdate,
     (reservation: Reservation) => {
       const host = known();
       state = { ...host, reservations: [...host.reservations.filter((one) => !isSame(one, reservation)), reservation] };
+      show();
     },
     {
       validator: (reservation: Reservation) => {
@@ -39,6 +44,7 @@ export async function host(name: string, last?: HostState): Promise<void> {
   setHandler(releaseUpdate, ({ workflowId, runId }) => {
     const host = known();
     state = { ...host, reservations: host.reservations.filter((one) => one.workflowId !== workflowId || one.runId !== runId) };
+    show();
   });
   setHandler(
     cordonUpdate,
@@ -48,6 +54,7 @@ export async function host(name: string, last?: HostState): Promise<void> {
       if (cordon?.by === EVACUATION && host.cordoned && host.cordoned.by !== EVACUATION) return;
       delete host.cordoned;
       state = cordon ? { ...host, cordoned: { ...cordon, at: new Date().toISOString() } } : host;
+      show();
     },
     {
       validator: ({ cordon }: { cordon?: { by: string; reason: string } }) => {
@@ -62,6 +69,7 @@ export async function host(name: string, last?: HostState): Promise<void> {
       const host = { ...known() };
       delete host.slots;
       state = slots ? { ...host, slots: { ...slotsOf(known()), ...slots } } : host;
+      show();
     },
     {
       validator: ({ slots = {} }: { slots?: Partial<Slots> }) => {
@@ -74,9 +82,10 @@ export async function host(name: string, last?: HostState): Promise<void> {
 
   while (!workflowInfo().continueAsNewSuggested) {
     await condition(() => workflowInfo().continueAsNewSuggested || (state?.reservations.length ?? 0) > 0);
-    await condition(() => workflowInfo().continueAsNewSuggested || state!.reservations.length === 0, LOOK);
+    await condition(() => workflowInfo().continueAsNewSuggested || state!.reservations.length === 0, LOOK, { summary: 'then looks for reservations of workflows that have ended' });
     const ended = state!.reservations.length > 0 ? await control.endedWorkflows(state!.reservations.map(({ workflowId, runId }) => ({ workflowId, runId }))).catch(() => []) : [];
     if (ended.length > 0) state = { ...state!, reservations: state!.reservations.filter((one) => !ended.includes(one.runId)) };
+    show();
   }
   await condition(allHandlersFinished);
   await continueAsNew<typeof host>(name, state);

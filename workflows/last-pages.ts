@@ -40,12 +40,12 @@ export async function allPages(source: ReturnType<typeof sourceHost>, destinatio
     if (how === 'gone') throw await lost(`its QEMU on ${ref.from} ended before the last page of its memory was sent`);
     if (how === 'broken') {
       if (Date.now() - brokenAtMs > recoverMs) throw await lost(`the link between ${ref.from} and ${ref.to} was broken for ${recoverMs / 1000} s before the last page of its memory had come`);
-      await sleep(AGAIN_MS);
+      await sleep(AGAIN_MS, { summary: 'before the connection is tried again' });
     } else if (how === 'under-way') brokenAtMs = undefined;
     await waitingEnded();
 
     async function waitingEnded(): Promise<void> {
-      if (said.pages === undefined) await Promise.race([waiting.catch(() => undefined), sleep(AGAIN_MS)]);
+      if (said.pages === undefined) await Promise.race([waiting.catch(() => undefined), sleep(AGAIN_MS, { summary: 'whether the pages go on' })]);
     }
   }
 

@@ -1,17 +1,20 @@
 import { FOREVER_MS, megabytes, seconds } from './convergence';
 import { LastingVerdict, type LastingTimes, type Verdict } from './lasting-verdict';
 
-/** One look at `query-migrate`. */
-export interface MemorySample {
-  atMs: number;
+export interface MemoryProgress {
   remainingBytes: number;
   totalBytes: number;
-  /** All that was sent, `ram.transferred`: tells a stall from passes that happen to end alike. */
-  transferredBytes?: number;
   /** `dirty-pages-rate` in bytes; 0 until the first pass is over, since only then QEMU knows it. */
   dirtyBytesPerSecond: number;
   /** `mbps` in bytes. */
   bytesPerSecond: number;
+}
+
+/** One look at `query-migrate`. */
+export interface MemorySample extends MemoryProgress {
+  atMs: number;
+  /** All that was sent, `ram.transferred`: tells a stall from passes that happen to end alike. */
+  transferredBytes?: number;
   downtimeLimitMs: number;
 }
 

@@ -6,7 +6,7 @@ import type { SourceWindow } from '../hypervisor/handover';
 import type { Assessment, Verdict } from './convergence';
 import type { RemedyName } from './divergence';
 import type { GuestReport, HostFacts, RootReport, Slots } from './fleet';
-import type { MemoryAssessment } from './memory-convergence';
+import type { MemoryAssessment, MemoryProgress } from './memory-convergence';
 import type { Phase } from './phases';
 import type { Steer } from './steer';
 
@@ -22,6 +22,8 @@ export const SEARCH_ATTRIBUTES = {
   destination: defineSearchAttributeKey('VmferryDestination', SearchAttributeType.KEYWORD),
   phase: defineSearchAttributeKey('VmferryPhase', SearchAttributeType.KEYWORD),
   verdict: defineSearchAttributeKey('VmferryVerdict', SearchAttributeType.KEYWORD),
+  /** How it ended: `completed`, `cancelled`, what an evacuation or a repair reports, or the type of the failure. */
+  outcome: defineSearchAttributeKey('VmferryOutcome', SearchAttributeType.KEYWORD),
   /** The host that is emptied, on its evacuation and on each move that belongs to it. */
   evacuation: defineSearchAttributeKey('VmferryEvacuation', SearchAttributeType.KEYWORD),
 } as const;
@@ -131,6 +133,14 @@ export interface MigrationResult {
   window?: { source: SourceWindow; destination: DestinationWindow };
 }
 
+/** How far a copy was when its agent told it last: when a verdict changed, or another quarter was done. */
+export interface CopyProgress {
+  /** ISO 8601. */
+  at: string;
+  disks?: { id: string; remainingBytes: number; lengthBytes: number; ready: boolean; copyBytesPerSecond: number; dirtyBytesPerSecond: number; etaMs: number | null }[];
+  memory?: MemoryProgress;
+}
+
 export interface MigrationStatus {
   vm: string;
   from?: string;
@@ -148,6 +158,7 @@ export interface MigrationStatus {
   postponedUntil?: string;
   /** Hosts that must say what became of the guest, and have not answered. */
   waitsFor?: HostWait[];
+  progress?: CopyProgress;
 }
 
 /** A host that is waited for. `confirmFenced` ends the wait, if that machine is off, or cut from disks and network. */
@@ -229,8 +240,9 @@ export interface HostState extends HostReport {
 
 /** What an agent tells a migration under way: only what has changed for good. */
 export interface News {
+  /** With the verdict that is known already: only its numbers are news. */
   assessment?: Assessment;
-  memory?: MemoryAssessment;
+  memory?: MemoryAssessment & Partial<MemoryProgress>;
 }
 
 export const statusQuery = defineQuery<MigrationStatus>('status');

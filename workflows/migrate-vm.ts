@@ -1,15 +1,17 @@
 import { ApplicationFailure, allHandlersFinished, CancellationScope, CancelledFailure, condition, log, patched, setCurrentDetails, setHandler, sleep, upsertSearchAttributes, workflowInfo } from '@temporalio/workflow';
 import type { MigrationRef } from '../activities/context';
+import { refusal } from '../activities/errors';
 import type { HandOverPlan, HandOverResult } from '../hypervisor/handover';
 import type { MirrorTarget } from '../hypervisor/mirrors';
 import type { Findings, GuestPlan } from '../hypervisor/preflight';
 import type { Exports } from '../hypervisor/storage-daemon';
 import { control, controlPatiently, destinationHost, isAway, sourceHost } from './activities';
 import { ConvergenceLoop } from './convergence-loop';
-import { currentDetails } from './details';
+import { arrivedWords, currentDetails, failedWords, type MigrationFacts } from './details';
 import { Fences } from './fences';
 import { leaveForLater, type UndoneThere } from './finish-cleanup';
 import { parseInput } from './input';
+import { lastWord, outcomeOf, recordOutcome } from './last-word';
 import { ignoredSettings, postCopySettings, qemuMemorySettings } from './memory-settings';
 import { leftoverWorkflowId, migrateVmSchema, type MigrateVmInput, type MigrationRequest, type MigrationResult, type MigrationStatus, SEARCH_ATTRIBUTES, statusQuery } from './messages';
 import type { Phase } from './phases';
@@ -27,25 +29,40 @@ export async function migrateVm(raw: MigrateVmInput): Promise<MigrationResult> {
   const { vm, to } = parseInput(migrateVmSchema, raw, 'MigrationRefused');
   const startedAt = Date.now();
   const status: MigrationStatus = { vm, to, phase: 'preflight', memoryTry: 0, warnings: [], decisions: [] };
-  setHandler(statusQuery, () => status);
+  setHandler(statusQuery, () => status, { description: 'phase, verdict, progress, decisions, and what is asked or waited for' });
   const steering: Steering = {};
+  const facts: MigrationFacts = {};
+  const show = () => setCurrentDetails(currentDetails(status, facts));
   const fences = new Fences(vm, status.decisions, (waits) => {
     if (waits.length > 0) status.waitsFor = waits;
     else delete status.waitsFor;
-    setCurrentDetails(currentDetails(status));
+    show();
   });
-  for (let round = 0; ; round++) {
-    try {
-      const result = await new Round(raw, status, steering, fences, startedAt, round).run();
-      // A cancel that came too late changes nothing any more, also not what is said of it.
-      await CancellationScope.nonCancellable(() => condition(allHandlersFinished));
-      return result;
-    } catch (error) {
-      await CancellationScope.nonCancellable(() => condition(allHandlersFinished));
-      if (!(error instanceof Postponed)) throw error;
-      if (round >= error.most) throw ApplicationFailure.nonRetryable(`guest ${vm} stays where it is: it was put off ${round} times already; ${error.why}`, 'DisksNotConverging');
-      await waitUntil(error.untilMs, status, steering);
+  try {
+    for (let round = 0; ; round++) {
+      try {
+        const result = await new Round(raw, status, facts, steering, fences, show, startedAt, round).run();
+        // A cancel that came too late changes nothing any more, also not what is said of it.
+        await CancellationScope.nonCancellable(() => condition(allHandlersFinished));
+        end('completed', arrivedWords(result));
+        return result;
+      } catch (error) {
+        await CancellationScope.nonCancellable(() => condition(allHandlersFinished));
+        if (!(error instanceof Postponed)) throw error;
+        if (round >= error.most) throw ApplicationFailure.nonRetryable(`guest ${vm} stays where it is: it was put off ${round} times already; ${error.why}`, 'DisksNotConverging');
+        await waitUntil(error.untilMs, status, steering, show);
+      }
     }
+  } catch (error) {
+    const last = lastWord(error, facts.arrived ? `guest ${vm} is on ${to}, but not everything of its move is put away` : status.from === undefined ? `guest ${vm} did not move` : `guest ${vm} stays on ${status.from}, running`);
+    end(outcomeOf(last), failedWords(outcomeOf(last), last, status));
+    throw last;
+  }
+
+  function end(outcome: string, words: string): void {
+    recordOutcome(outcome, [{ key: SEARCH_ATTRIBUTES.guest, value: vm }, { key: SEARCH_ATTRIBUTES.destination, value: to }]);
+    facts.end = words;
+    show();
   }
 }
 
@@ -60,7 +77,7 @@ class Round {
   private loop!: ConvergenceLoop;
   private reserved = false;
 
-  constructor(private readonly raw: MigrateVmInput, private readonly status: MigrationStatus, private readonly steering: Steering, private readonly fences: Fences, private readonly startedAt: number, private readonly round: number) {
+  constructor(private readonly raw: MigrateVmInput, private readonly status: MigrationStatus, private readonly facts: MigrationFacts, private readonly steering: Steering, private readonly fences: Fences, private readonly show: () => void, private readonly startedAt: number, private readonly round: number) {
     this.request = parseInput(migrateVmSchema, raw, 'MigrationRefused');
   }
 
@@ -76,15 +93,16 @@ class Round {
       this.source = sourceHost(from);
       this.destination = destinationHost(to);
       this.plan = await this.preflight();
-      this.loop = new ConvergenceLoop(this.source, this.destination, this.ref, this.request, this.plan, this.status, this.steering, () => this.show());
+      Object.assign(this.facts, { request: this.request, disks: this.plan.disks, memoryBytes: this.plan.definition.memory } satisfies MigrationFacts);
+      this.loop = new ConvergenceLoop(this.source, this.destination, this.ref, this.request, this.plan, this.status, this.facts, this.steering, this.show);
       const { left, arrived } = await this.move();
       // The guest runs at the destination: from here on nothing may be undone, or be stopped by a cancel.
       this.undos.length = 0;
+      this.facts.arrived = true;
       return await CancellationScope.nonCancellable(async () => {
         this.enter('cleanup');
         await Promise.all([this.atLast({ at: 'destination', do: 'settleDestination' }), this.atLast({ at: 'source', do: 'retireSource', sourceDisks: this.request.sourceDisks, keepHours: this.request.keepHours })]);
         if (this.reserved) await this.release().catch((error: unknown) => log.warn('the slots are released later', { error: String(error) }));
-        setCurrentDetails(`**${vm}** runs on **${to}**`);
         return this.result(left, arrived);
       });
     } catch (error) {
@@ -100,7 +118,7 @@ class Round {
     const there = here.plan ? await reachable(ref.to, this.destination.look.inspectDestination({ ...ref, plan: here.plan, ...(this.asked(here.plan).postCopy && { postCopy: true }) })) : NO_FINDINGS;
     const blockers = [...here.blockers, ...there.blockers];
     if (blockers.length === 0) blockers.push(...(await greeted(ref, here.plan, there, this.source)));
-    if (blockers.length > 0 || !here.plan) throw refused(ref.guest, ref.to, blockers);
+    if (blockers.length > 0 || !here.plan) throw refusal('MigrationRefused', `guest ${ref.guest} cannot move to ${ref.to}`, blockers);
     this.request = this.asked(here.plan);
     this.status.warnings = [...here.warnings, ...there.warnings, ...ignoredSettings(qemuMemorySettings(this.request), here.plan.memoryFeatures)];
     this.status.warnings.forEach((warning) => log.warn(warning));
@@ -274,31 +292,24 @@ class Round {
     upsertSearchAttributes([{ key: SEARCH_ATTRIBUTES.phase, value: phase }]);
     this.show();
   }
-
-  private show(): void {
-    setCurrentDetails(currentDetails(this.status));
-  }
 }
 
 /** Nothing of the migration is anywhere meanwhile; an operator may end it. */
-async function waitUntil(untilMs: number, status: MigrationStatus, steering: Steering): Promise<void> {
+async function waitUntil(untilMs: number, status: MigrationStatus, steering: Steering, show: () => void): Promise<void> {
   status.postponedUntil = new Date(untilMs).toISOString();
   status.phase = 'preflight';
   status.memoryTry = 0;
   delete status.verdict;
   delete status.message;
-  setCurrentDetails(currentDetails(status));
-  await condition(() => steering.ending !== undefined, Math.max(1, untilMs - Date.now()));
+  delete status.progress;
+  show();
+  await condition(() => steering.ending !== undefined, Math.max(1, untilMs - Date.now()), { summary: 'put off: begins again then' });
   delete status.postponedUntil;
   if (steering.ending) throw steering.ending;
 }
 
 /** The root of a portable path. */
 export const rootOf = (path: string): string => /^\$\{([^}]+)\}/.exec(path)![1]!;
-
-export function refused(vm: string, to: string, blockers: string[]): ApplicationFailure {
-  return ApplicationFailure.create({ type: 'MigrationRefused', nonRetryable: true, message: `guest ${vm} cannot move to ${to}; nothing was changed:\n- ${blockers.join('\n- ')}`, details: [{ blockers }] });
-}
 
 /** A host whose agent takes no task is unreachable; that is said instead of "activity timed out". */
 export async function reachable<T>(host: string, look: Promise<T>): Promise<T> {

@@ -1,12 +1,14 @@
 import { CancellationScope, log, setCurrentDetails, setHandler, upsertSearchAttributes, workflowInfo } from '@temporalio/workflow';
 import type { MigrationRef } from '../activities/context';
+import { refusal } from '../activities/errors';
 import type { GuestPlan } from '../hypervisor/preflight';
 import { control, controlPatiently, destinationHost, isAway, sourceHost } from './activities';
-import { currentDetails } from './details';
+import { arrivedWords, currentDetails, failedWords, type MigrationFacts } from './details';
 import { leaveForLater, type Leftover } from './finish-cleanup';
 import { parseInput } from './input';
+import { lastWord, outcomeOf, recordOutcome } from './last-word';
 import { type MigrationResult, type MigrationStatus, type MoveColdInput, moveColdSchema, SEARCH_ATTRIBUTES, statusQuery } from './messages';
-import { greeted, mirrorTargets, NO_FINDINGS, reachable, refused, rootOf } from './migrate-vm';
+import { greeted, mirrorTargets, NO_FINDINGS, reachable, rootOf } from './migrate-vm';
 import type { Phase } from './phases';
 
 /**
@@ -20,11 +22,18 @@ export async function moveCold(raw: MoveColdInput): Promise<MigrationResult> {
   const status: MigrationStatus = { vm, to, phase: 'preflight', memoryTry: 0, warnings: [], decisions: [] };
   const { workflowId, runId } = workflowInfo();
   const undos: (() => Promise<void>)[] = [];
-  setHandler(statusQuery, () => status);
+  setHandler(statusQuery, () => status, { description: 'phase and warnings' });
+  const facts: MigrationFacts = { cold: true };
+  const show = () => setCurrentDetails(currentDetails(status, facts));
   const enter = (phase: Phase) => {
     status.phase = phase;
     upsertSearchAttributes([{ key: SEARCH_ATTRIBUTES.phase, value: phase }]);
-    setCurrentDetails(currentDetails(status));
+    show();
+  };
+  const end = (outcome: string, words: string) => {
+    recordOutcome(outcome, [{ key: SEARCH_ATTRIBUTES.guest, value: vm }, { key: SEARCH_ATTRIBUTES.destination, value: to }]);
+    facts.end = words;
+    show();
   };
   try {
     enter('preflight');
@@ -35,6 +44,7 @@ export async function moveCold(raw: MoveColdInput): Promise<MigrationResult> {
     const source = sourceHost(from);
     const destination = destinationHost(to);
     const plan = await preflight(source, destination, ref, status);
+    facts.disks = plan.disks;
 
     enter('reserve');
     undos.push(() => control.release({ hosts: [from, to], workflowId, runId }));
@@ -60,18 +70,22 @@ export async function moveCold(raw: MoveColdInput): Promise<MigrationResult> {
       await source.step.handOverStopped(ref);
       await destination.atLast.takeStopped(ref);
       undos.length = 0;
+      facts.arrived = true;
       enter('cleanup');
       await source.atLast.retireSource({ ...ref, sourceDisks: request.sourceDisks, keepHours: request.keepHours });
       await control.release({ hosts: [from, to], workflowId, runId }).catch((error: unknown) => log.warn('the slots are released later', { error: String(error) }));
-      setCurrentDetails(`**${vm}** is on **${to}**, stopped`);
-      return { vm, from, to, outcome: 'completed', totalMs: Date.now() - startedAtMs, memoryTries: 0, disks: plan.disks.map(({ id, sizeBytes }) => ({ id, sizeBytes })), warnings: status.warnings, decisions: [] } satisfies MigrationResult;
+      const result = { vm, from, to, outcome: 'completed', totalMs: Date.now() - startedAtMs, memoryTries: 0, disks: plan.disks.map(({ id, sizeBytes }) => ({ id, sizeBytes })), warnings: status.warnings, decisions: [] } satisfies MigrationResult;
+      end('completed', arrivedWords(result));
+      return result;
     });
   } catch (error) {
     await CancellationScope.nonCancellable(async () => {
       if (undos.length > 0) enter('cleanup');
       for (const undo of undos.reverse()) await undo().catch((failed: unknown) => log.error('an undo failed: something was left behind', { cause: String(error), error: String(failed) }));
     });
-    throw error;
+    const last = lastWord(error, facts.arrived ? `guest ${vm} is on ${to}, but not everything of its move is put away` : status.from === undefined ? `guest ${vm} did not move` : `guest ${vm} stays on ${status.from}, stopped`);
+    end(outcomeOf(last), failedWords(outcomeOf(last), last, status));
+    throw last;
   }
 }
 
@@ -88,7 +102,7 @@ async function preflight(source: ReturnType<typeof sourceHost>, destination: Ret
   const there = here.plan ? await reachable(ref.to, destination.look.inspectDestination({ ...ref, plan: here.plan })) : NO_FINDINGS;
   const blockers = [...here.blockers, ...there.blockers];
   if (blockers.length === 0) blockers.push(...(await greeted(ref, here.plan, there, source)));
-  if (blockers.length > 0 || !here.plan) throw refused(ref.guest, ref.to, blockers);
+  if (blockers.length > 0 || !here.plan) throw refusal('MigrationRefused', `guest ${ref.guest} cannot move to ${ref.to}`, blockers);
   status.warnings = [...here.warnings, ...there.warnings];
   return here.plan;
 }

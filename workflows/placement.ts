@@ -21,6 +21,7 @@ export interface PlannedMove {
   cold: boolean;
   memoryBytes: number;
   diskBytes: number;
+  diskCount?: number;
   /** Why there, in words and numbers. */
   why: string;
 }
@@ -120,7 +121,7 @@ export function placeGuests(guests: { guest: GuestReport; from: string }[], host
   return {
     moves: needs.flatMap((need) => {
       const plan = planned.get(need);
-      return plan ? [{ guest: need.guest.name, from: need.from, to: plan.to.name, cold: need.cold, memoryBytes: need.guest.memoryBytes, diskBytes: need.diskBytes, why: plan.why }] : [];
+      return plan ? [{ guest: need.guest.name, from: need.from, to: plan.to.name, cold: need.cold, memoryBytes: need.guest.memoryBytes, diskBytes: need.diskBytes, ...(need.guest.diskCount !== undefined && { diskCount: need.guest.diskCount }), why: plan.why }] : [];
     }),
     stays: needs.flatMap((need) => {
       const reasons = stays.get(need);

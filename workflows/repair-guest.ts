@@ -1,9 +1,10 @@
 import { allHandlersFinished, ApplicationFailure, CancellationScope, condition, isCancellation, setCurrentDetails, setHandler, sleep, upsertSearchAttributes } from '@temporalio/workflow';
 import { anyHost, control, destinationHost, isAway, sourceHost } from './activities';
-import { cell, waitDetails } from './details';
+import { decisionTable, LAST_LINE, table, waitDetails } from './details';
 import { Fences } from './fences';
 import { allPages } from './last-pages';
 import { leaveForLater, type UndoneThere } from './finish-cleanup';
+import { lastWord, outcomeOf, recordOutcome } from './last-word';
 import { repairGuestSchema, type RepairGuestInput, type RepairResult, type RepairStatus, repairStatusQuery, SEARCH_ATTRIBUTES } from './messages';
 import { decideRepair, describeCopy, keyOf, type Known, type Look, type RepairDecision, type RepairStep } from './repair';
 import { innermost } from './steering';
@@ -35,9 +36,20 @@ export async function repairGuest(raw: RepairGuestInput): Promise<RepairResult> 
     show();
   });
   upsertSearchAttributes([{ key: SEARCH_ATTRIBUTES.guest, value: vm }]);
-  const result = await new Repair(vm, dryRun, status, fences, show).run();
-  await CancellationScope.nonCancellable(() => condition(allHandlersFinished));
-  return result;
+  const end = (outcome: string, words: string) => {
+    recordOutcome(outcome);
+    setCurrentDetails(repairDetails(status, words));
+  };
+  try {
+    const result = await new Repair(vm, dryRun, status, fences, show).run();
+    await CancellationScope.nonCancellable(() => condition(allHandlersFinished));
+    end(result.outcome, `**${result.outcome}**${result.owner === undefined ? '' : `: the guest is on **${result.owner}**, ${result.state ?? 'to be looked at again'}`}${result.state === 'stopped' ? `. Next: \`vmferry vm start ${vm}\`` : ''}`);
+    return result;
+  } catch (error) {
+    const last = lastWord(error, `guest ${vm} was not repaired`);
+    end(outcomeOf(last), outcomeOf(last) === 'cancelled' ? '**cancelled**; run it again to go on' : `**${outcomeOf(last)}**: ${(last as Error).message.replaceAll('\n', '\n\n')}`);
+    throw last;
+  }
 }
 
 class Repair {
@@ -63,7 +75,7 @@ class Repair {
           return this.result(status.done.length > 0 ? 'repaired' : 'nothing to repair', decision);
         case 'unclear':
           if (unclear >= UNCLEAR_LOOKS || decision.type !== 'OwnershipUnknown') throw ApplicationFailure.nonRetryable(`${decision.why}.\n${status.found.map(({ host, copy }) => `- ${host}: ${copy}`).join('\n')}`, decision.type);
-          await sleep(LOOK_AGAIN_MS);
+          await sleep(LOOK_AGAIN_MS, { summary: 'what was seen makes no sense: looks again then' });
           break;
         case 'wait':
           if (this.dryRun) return { ...this.result('planned', {}), done: decision.hosts.map((host) => ({ host, step: 'wait', why: decision.why })) };
@@ -211,13 +223,13 @@ function leftoverOf(step: RepairStep): UndoneThere {
 }
 
 /** What the Temporal UI shows of a repair, Markdown. */
-function repairDetails({ vm, found, done, decisions, waitsFor }: RepairStatus): string {
-  const table = (head: string[], rows: string[][]) => [`| ${head.join(' | ')} |`, `|${head.map(() => '---').join('|')}|`, ...rows.map((row) => `| ${row.map(cell).join(' | ')} |`)].join('\n');
+function repairDetails({ vm, found, done, decisions, waitsFor }: RepairStatus, end?: string): string {
   return [
-    `Repair of **${vm}**`,
+    `Repair of **${vm}**: ${end ?? 'looks at every host, does what is to be done, and looks again, until one copy is the guest and nothing else is anywhere'}`,
     ...waitsFor.map((wait) => waitDetails(vm, wait)),
     ...(found.length > 0 ? [table(['host', 'found'], found.map(({ host, copy }) => [host, copy]))] : []),
     ...(done.length > 0 ? [table(['host', 'done', 'why'], done.map(({ host, step, why }) => [host, step, why]))] : []),
-    ...decisions.map(({ at, by, what, why }) => `${at.slice(11, 19)} ${by}: ${what} (${why})`),
+    ...decisionTable(decisions),
+    LAST_LINE,
   ].join('\n\n');
 }

@@ -84,9 +84,9 @@ export async function switchOver(source: ReturnType<typeof sourceHost>, destinat
     for (let pause = FIRST_LOOK_MS; ; pause = Math.min(pause * 2, LONGEST_LOOK_MS)) {
       // A destination that ends may have lost its source; one that lives says so within a moment.
       if (hinted) await sleep(pause, { summary: `whether ${ref.from} answers still` });
-      else if (await condition(hint, pause)) {
+      else if (await condition(hint, pause, { summary: `then looks whether ${ref.from} still answers` })) {
         hinted = true;
-        await sleep(HINT_MS);
+        await sleep(HINT_MS, { summary: `before it looks whether ${ref.from} still answers` });
       }
       if (await answers(ref.from, ref.guest, 'glance')) fences.answered(ref.from);
       else fences.wait(ref.from, 'how the hand-over ended');

@@ -76,7 +76,7 @@ describe('a refusal', () => {
   };
 
   test('names the hosts that there are', async () => {
-    expect(await refusal({ host: 'host-x' })).toBe('host host-x cannot be evacuated; nothing was changed:\n- there is no host "host-x" (known are: host-a, host-b, host-c, host-d)');
+    expect(await refusal({ host: 'host-x' })).toBe('host host-x cannot be evacuated; nothing was changed: there is no host "host-x" (known are: host-a, host-b, host-c, host-d)');
   });
 
   test('has the reasons of every guest when none can move, and cordons nothing', async () => {

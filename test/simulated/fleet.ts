@@ -21,6 +21,8 @@ export interface FleetOptions extends HypervisorOptions {
   hosts: number;
   /** Guests that run on each host at first; they are called `h00-g000` and so on. */
   guestsPerHost: number;
+  /** Hosts by name with their guests, in place of those: `hosts` says how many of them. */
+  named?: Record<string, NamedGuest[]>;
   disksPerGuest?: number;
   diskBytes?: number;
   memoryBytes?: number;
@@ -33,6 +35,13 @@ export interface FleetOptions extends HypervisorOptions {
   /** Whether this process also runs the workflows. Default: yes. */
   control?: boolean;
   folder?: string;
+}
+
+export interface NamedGuest {
+  name: string;
+  behaviour?: GuestBehaviour;
+  /** Further fields of its definition. */
+  definition?: Record<string, unknown>;
 }
 
 let runtimeInstalled = false;
@@ -75,12 +84,18 @@ export class SimulatedFleet {
   }
 
   /** Of the Temporal server that this fleet started. */
+  get uiUrl(): string {
+    return this.server!.uiUrl;
+  }
+
+  /** Of the Temporal server that this fleet started. */
   get serverPid(): number | undefined {
     return this.server?.pid;
   }
 
   hostName(index: number): string {
-    return `h${String(index).padStart(2, '0')}`;
+    const { named } = this.options;
+    return named ? Object.keys(named)[index]! : `h${String(index).padStart(2, '0')}`;
   }
 
   /** The hosts on which this guest runs: one, if all is well. */
@@ -167,18 +182,22 @@ export class SimulatedFleet {
     return devHostConfig(this.folder, this.hostName(index), this.temporal.address, { address, insecure: true, memory: '1T', binaries: { qemu: [programs[0]], storageDaemon: programs[1], qemuImg: programs[2] }, ...this.options.config?.(index) });
   }
 
+  private guestsOf(name: string, hostIndex: number): NamedGuest[] {
+    const { named, guestsPerHost, behaviour } = this.options;
+    return named?.[name] ?? Array.from({ length: guestsPerHost }, (_, index) => ({ name: `${name}-g${String(index).padStart(3, '0')}`, ...(behaviour && { behaviour: behaviour(hostIndex * guestsPerHost + index) }) }));
+  }
+
   /** Writes the host's state as `defineGuest` would, and starts its QEMUs. */
   private async startGuests(name: string, hostIndex: number): Promise<void> {
-    const { guestsPerHost, disksPerGuest = 2, diskBytes = 8e9, memoryBytes = 2 ** 31, behaviour } = this.options;
+    const { disksPerGuest = 2, diskBytes = 8e9, memoryBytes = 2 ** 31 } = this.options;
     const config = this.configs.get(name)!;
     const host = new Host(config, this.world.host(name).programs);
     try {
-      for (let index = 0; index < guestsPerHost; index++) {
-        const guest = `${name}-g${String(index).padStart(3, '0')}`;
+      for (const { name: guest, behaviour, definition: more } of this.guestsOf(name, hostIndex)) {
         this.guests.push(guest);
-        if (behaviour) this.world.setBehaviour(guest, behaviour(hostIndex * guestsPerHost + index));
+        if (behaviour) this.world.setBehaviour(guest, behaviour);
         const disks = Array.from({ length: disksPerGuest }, (_, disk) => ({ id: `disk${disk}`, path: `\${images}/${guest}-${disk}.raw` }));
-        const definition = definitionSchema.parse({ name: guest, machine: 'pc-q35-7.2', accelerator: 'kvm', memory: memoryBytes, disks });
+        const definition = definitionSchema.parse({ name: guest, machine: 'pc-q35-7.2', accelerator: 'kvm', memory: memoryBytes, disks, ...more });
         const folder = join(config.stateDir, 'guests', guest);
         mkdirSync(folder, { recursive: true });
         writeFileSync(join(folder, 'definition.yaml'), stringify(definition));
