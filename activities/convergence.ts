@@ -44,7 +44,7 @@ export function convergenceActivities(deps: HostDependencies) {
             const standStill = await stopped.goOn(qmp, targets, states);
             const assessment = supervision.push(await samplesOf(qmp, targets, states, writeBlocking, errors), { ...around, peerAnswers: !standStill });
             const { disks, verdict, message } = assessment;
-            step.progress({ phase: 'converge', disks: disks.map(({ copyBytesPerSecond, ...disk }) => ({ ...disk, bytesPerSecond: Math.round(copyBytesPerSecond) })), verdict: { verdict, message } });
+            step.progress({ phase: 'converge', disks: disks.map(({ copyBytesPerSecond, ...disk }) => ({ ...disk, bytesPerSecond: Math.round(copyBytesPerSecond), copiedBytes: states.find(({ id }) => id === disk.id)!.offsetBytes })), verdict: { verdict, message } });
             if (assessment.changed) {
               step.log.info({ verdict, trouble: assessment.trouble }, message);
               await step.tell({ assessment });

@@ -8,6 +8,7 @@ import { type Assessment, blameDestinationDisk, DISK_BUSY } from './convergence'
 import { decide, type Decision, type Effects, judge, nameOf, type Policy, type Remedy, type Tried } from './divergence';
 import { type DecisionRecord, type MigrationRequest, type MigrationStatus, newsSignal, SEARCH_ATTRIBUTES, steerUpdate } from './messages';
 import type { MemoryAssessment } from './memory-convergence';
+import { measure } from './metrics';
 import { innermost, Postponed, type Steering, whatOf } from './steering';
 import { type Steer, refuseSteer, steerSchema, type SteerSituation } from './steer';
 
@@ -74,6 +75,7 @@ export class ConvergenceLoop {
     setHandler(newsSignal, ({ assessment, memory }) => {
       if (assessment && assessment.verdict !== this.assessment?.verdict) this.heard(assessment);
       if (memory) {
+        if (memory.verdict !== this.memory?.verdict) measure('vmferry_verdict_changes_total', { of: 'memory', verdict: memory.verdict });
         this.memory = { ...memory, sinceMs: Date.now() };
         this.tell(memory.verdict, memory.message);
       }
@@ -271,6 +273,7 @@ export class ConvergenceLoop {
       this.broken ||= innermost(error).type === 'MirrorFailed';
       this.note(tried.by, `${nameOf(remedy)} failed`, innermost(error).message);
     }
+    measure('vmferry_remedies_total', { remedy: remedy.do, by: tried.by, outcome: tried.outcome === 'failed' ? 'failed' : 'applied' });
     if (momentary) delete this.effects.throttledForAMoment;
     this.changes++;
   }
@@ -310,6 +313,7 @@ export class ConvergenceLoop {
   /** A steer that was accepted: what can be done beside the watch is done at once, the rest is left to the loop. */
   private async steer(steer: Steer): Promise<DecisionRecord> {
     const record = this.note(steer.author, whatOf(steer), steer.reason);
+    measure('vmferry_steers_total', { steer: steer.do });
     this.askedAtMs = undefined;
     const tried = (remedy: Remedy): Tried => ({ remedy, atMs: Date.now(), by: 'operator', outcome: 'pending' });
     switch (steer.do) {
@@ -369,6 +373,7 @@ export class ConvergenceLoop {
   }
 
   private heard(assessment: Assessment): void {
+    if (assessment.verdict !== this.assessment?.verdict) measure('vmferry_verdict_changes_total', { of: 'disks', verdict: assessment.verdict });
     this.previous = this.assessment;
     // The clocks of two hosts are not compared.
     this.assessment = { ...assessment, sinceMs: assessment.verdict === this.previous?.verdict ? this.previous.sinceMs : Date.now() };

@@ -6,6 +6,7 @@ import { evacuationDetails } from './evacuation-details';
 import { refuseEvacuation } from './evacuation-rules';
 import { parseInput } from './input';
 import { type MigrationResult, migrationWorkflowId, SEARCH_ATTRIBUTES } from './messages';
+import { measure } from './metrics';
 import { migrateVm } from './migrate-vm';
 import { moveCold } from './move-cold';
 import { mayStart } from './start-order';
@@ -72,6 +73,7 @@ class Evacuation {
     this.show();
     const refused = refuseEvacuation(input, await this.plan());
     if (refused) {
+      measure('vmferry_evacuations_total', { outcome: 'refused' });
       this.verdict = ApplicationFailure.nonRetryable(`host ${input.host} cannot be evacuated; nothing was changed:\n- ${refused.join('\n- ')}`, 'EvacuationRefused', { blockers: refused });
       await condition(allHandlersFinished);
       throw this.verdict;
@@ -282,6 +284,7 @@ class Evacuation {
     this.show();
     const asked = (guest: string) => this.skipped.has(guest) || this.left.has(guest);
     const outcome = this.cancelled ? 'cancelled' : status.stayed.some(({ guest }) => !asked(guest)) ? 'partly' : 'completed';
+    measure('vmferry_evacuations_total', { outcome });
     return { ...status, outcome, totalMs: Date.now() - this.startedAtMs };
   }
 

@@ -4,6 +4,7 @@ import { anyHost, destinationHost, sourceHost } from './activities';
 import type { MigrationRef } from '../activities/context';
 import type { Instead } from '../hypervisor/guest-store';
 import { leftoverWorkflowId } from './messages';
+import { measure } from './metrics';
 
 /** What a host that was away left undone. */
 export type UndoneThere =
@@ -20,6 +21,7 @@ export async function leaveForLater(leftover: Leftover): Promise<void> {
   const host = leftover.at === 'source' ? ref.from : ref.to;
   try {
     await startChild(finishCleanup, { args: [leftover], workflowId: leftoverWorkflowId(ref, host), parentClosePolicy: ParentClosePolicy.ABANDON, staticSummary: `${leftover.do} on ${host}` });
+    measure('vmferry_leftovers_total', { step: leftover.do });
   } catch (error) {
     if (!(error instanceof WorkflowExecutionAlreadyStartedError)) throw error;
   }

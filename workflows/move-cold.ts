@@ -5,7 +5,8 @@ import { control, controlPatiently, destinationHost, sourceHost } from './activi
 import { currentDetails } from './details';
 import { parseInput } from './input';
 import { type MigrationResult, type MigrationStatus, type MoveColdInput, moveColdSchema, SEARCH_ATTRIBUTES, statusQuery } from './messages';
-import { mirrorTargets, reachable, refused, rootOf } from './migrate-vm';
+import { counted, measure } from './metrics';
+import { mirrorTargets, reachable, refused, rootOf, undoFailed } from './migrate-vm';
 import type { Phase } from './phases';
 
 /**
@@ -13,6 +14,10 @@ import type { Phase } from './phases';
  * is startable nowhere; a failure leaves it startable at the source and nothing at the destination.
  */
 export async function moveCold(raw: MoveColdInput): Promise<MigrationResult> {
+  return await counted('cold', () => moveStopped(raw));
+}
+
+async function moveStopped(raw: MoveColdInput): Promise<MigrationResult> {
   const request = parseInput(moveColdSchema, raw, 'MigrationRefused');
   const { vm, to } = request;
   const startedAtMs = Date.now();
@@ -38,7 +43,9 @@ export async function moveCold(raw: MoveColdInput): Promise<MigrationResult> {
     enter('reserve');
     undos.push(() => control.release({ hosts: [from, to], workflowId, runId }));
     const disks = plan.disks.map(({ path, allocatedBytes, blockDevice }) => ({ root: rootOf(path), bytes: blockDevice ? 0 : allocatedBytes }));
+    const askedAtMs = Date.now();
     await controlPatiently(request.slotSeconds).reserve({ from, to, guest: vm, workflowId, runId, memoryBytes: 0, disks });
+    measure('vmferry_migration_slot_wait_seconds', { kind: 'cold' }, (Date.now() - askedAtMs) / 1000);
 
     enter('prepare');
     let discarded = false;
@@ -70,7 +77,7 @@ export async function moveCold(raw: MoveColdInput): Promise<MigrationResult> {
   } catch (error) {
     await CancellationScope.nonCancellable(async () => {
       if (undos.length > 0) enter('cleanup');
-      for (const undo of undos.reverse()) await undo().catch((failed: unknown) => log.error('an undo failed: something was left behind', { cause: String(error), error: String(failed) }));
+      for (const undo of undos.reverse()) await undo().catch((failed: unknown) => undoFailed(error, failed));
     });
     throw error;
   }

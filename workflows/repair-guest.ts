@@ -4,6 +4,7 @@ import { cell, waitDetails } from './details';
 import { Fences } from './fences';
 import { leaveForLater, type UndoneThere } from './finish-cleanup';
 import { repairGuestSchema, type RepairGuestInput, type RepairResult, type RepairStatus, repairStatusQuery, SEARCH_ATTRIBUTES } from './messages';
+import { measure } from './metrics';
 import { decideRepair, describeCopy, keyOf, type Known, type Look, type RepairDecision, type RepairStep } from './repair';
 import { innermost } from './steering';
 
@@ -32,7 +33,11 @@ export async function repairGuest(raw: RepairGuestInput): Promise<RepairResult> 
     show();
   });
   upsertSearchAttributes([{ key: SEARCH_ATTRIBUTES.guest, value: vm }]);
-  const result = await new Repair(vm, dryRun, status, fences, show).run();
+  const result = await new Repair(vm, dryRun, status, fences, show).run().catch((error: unknown) => {
+    measure('vmferry_repairs_total', { outcome: isCancellation(error) ? 'cancelled' : 'failed' });
+    throw error;
+  });
+  measure('vmferry_repairs_total', { outcome: result.outcome });
   await CancellationScope.nonCancellable(() => condition(allHandlersFinished));
   return result;
 }
