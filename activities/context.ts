@@ -109,6 +109,8 @@ export async function runStep<T>({ host, logger, meter, tell }: HostDependencies
     throw failure;
   } finally {
     clearInterval(timer);
+    // A watch that is cancelled may look once more after the undo.
+    if (ref.guest !== undefined && host.store.attempt(ref.guest)?.role !== 'source') meter.rests(ref.guest);
     signal.removeEventListener('abort', onAbort);
   }
 }

@@ -57,13 +57,17 @@ export class HostMeter {
     }
   }
 
+  /** The guest moves no more: its figures are 0. */
+  rests(guest: string): void {
+    this.moving.get(guest)?.gauges.show([]);
+    this.moving.delete(guest);
+  }
+
   /** Shows what the host has; guests that move no more have no figures. */
   show({ states, attempts, keptImages }: HostFigures, nowMs = Date.now()): void {
     const { host } = this;
-    for (const [guest, { gauges, atMs }] of this.moving) {
-      if (attempts.some((one) => one.guest === guest && one.role === 'source') && nowMs - atMs < FORGOTTEN_MS) continue;
-      gauges.show([]);
-      this.moving.delete(guest);
+    for (const [guest, { atMs }] of this.moving) {
+      if (!attempts.some((one) => one.guest === guest && one.role === 'source') || nowMs - atMs >= FORGOTTEN_MS) this.rests(guest);
     }
     this.own.show([
       ...tally(states.map((state) => state.replace(/ (from|to) .*/, ''))).map(([state, number]) => reading('vmferry_guests', number, { host, state })),

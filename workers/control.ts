@@ -3,11 +3,13 @@ import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import type { Connection } from '@temporalio/client';
 import { temporal } from '@temporalio/proto';
-import { bundleWorkflowCode, Worker, type WorkerOptions, type WorkflowBundleWithSourceMap } from '@temporalio/worker';
+import { bundleWorkflowCode, Runtime, Worker, type WorkerOptions, type WorkflowBundleWithSourceMap } from '@temporalio/worker';
 import type { Logger } from 'pino';
 import { fleetActivities } from '../activities/fleet';
 import { CONTROL_QUEUE, DEPLOYMENT, SEARCH_ATTRIBUTES } from '../workflows/messages';
+import { Census } from './census';
 import { connectClient, connectWorker, type TemporalAddress } from './connection';
+import { countFromZero, metricsAreOn } from './metrics';
 
 /** A part of vmferry that runs until it is stopped; stopping never touches a guest. */
 export interface RunningWorker {
@@ -24,8 +26,16 @@ export async function bundleWorkflows(): Promise<WorkflowBundleWithSourceMap> {
   return await bundleWorkflowCode({ workflowsPath: require.resolve('../workflows'), logger: quiet });
 }
 
+export interface ControlOptions {
+  temporal?: TemporalAddress;
+  logger: Logger;
+  bundle?: WorkflowBundleWithSourceMap;
+  /** Workflows that are kept in memory; with 0 every task replays from the start. Default: the SDK's. */
+  cachedWorkflows?: number;
+}
+
 /** Runs all workflows. Any number of these may run; they hold no state. */
-export async function startControlWorker(options: { temporal?: TemporalAddress; logger: Logger; bundle?: WorkflowBundleWithSourceMap }): Promise<RunningWorker> {
+export async function startControlWorker(options: ControlOptions): Promise<RunningWorker> {
   const { client, connection: clientConnection } = await connectClient(options.temporal);
   await ensureSearchAttributes(clientConnection, client.options.namespace);
   const { connection, namespace } = await connectWorker(options.temporal);
@@ -36,14 +46,19 @@ export async function startControlWorker(options: { temporal?: TemporalAddress; 
     workflowBundle: options.bundle ?? (existsSync(BUNDLE_PATH) ? { codePath: BUNDLE_PATH } : await bundleWorkflows()),
     activities: fleetActivities(client),
     shutdownGraceTime: '10 seconds',
+    ...(options.cachedWorkflows !== undefined && { maxCachedWorkflows: options.cachedWorkflows }),
     ...versioning(process.env['VMFERRY_BUILD']),
   });
   const done = worker.run();
   done.catch(() => undefined);
+  const census = metricsAreOn() ? new Census(client, Runtime.instance().metricMeter, options.logger) : undefined;
+  if (census) countFromZero(Runtime.instance().metricMeter, namespace);
+  census?.start();
   options.logger.info({ namespace }, 'control worker runs');
   return {
     done,
     stop: async () => {
+      await census?.stop();
       if (worker.getState() === 'RUNNING') worker.shutdown();
       await done.catch(() => undefined);
       await connection.close();
