@@ -64,7 +64,7 @@ export class Census {
         const sides = (['outgoing', 'incoming'] as const).flatMap((direction) => [reading('vmferry_host_slots', slots[direction], { host: name, direction }), reading('vmferry_host_slots_taken', moving[direction], { host: name, direction })]);
         return [
           ...sides,
-          reading('vmferry_host_reachable', reachable ? 1 : 0, { host: name }),
+          reading('vmferry_host_silent', reachable ? 0 : 1, { host: name }),
           reading('vmferry_host_cordoned', cordoned ? 1 : 0, { host: name }),
           reading('vmferry_host_reserved_memory_bytes', host.reservations.filter(({ direction }) => direction === 'incoming').reduce((sum, { memoryBytes }) => sum + memoryBytes, 0), { host: name }),
           reading('vmferry_host_free_memory_bytes', freeMemoryBytes, { host: name }),

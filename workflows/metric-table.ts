@@ -46,7 +46,7 @@ export const METRICS = {
   vmferry_migrations_waiting_for_host: { kind: 'gauge', origin: 'control worker', labels: ['host'], help: 'migrations and repairs that cannot go on until this host says what became of the guest' },
   vmferry_leftovers_pending: { kind: 'gauge', origin: 'control worker', labels: ['host'], help: 'steps of a cleanup that this host has still to do' },
   vmferry_evacuations_running: { kind: 'gauge', origin: 'control worker', labels: [], help: 'evacuations of a host under way' },
-  vmferry_host_reachable: { kind: 'gauge', origin: 'control worker', labels: ['host'], help: '1 if its agent has reported lately' },
+  vmferry_host_silent: { kind: 'gauge', origin: 'control worker', labels: ['host'], help: '1 if its agent has not reported for 75 s' },
   vmferry_host_cordoned: { kind: 'gauge', origin: 'control worker', labels: ['host'], help: '1 if it gets nothing new' },
   vmferry_host_slots: { kind: 'gauge', origin: 'control worker', labels: ['host', 'direction'], help: 'how many guests may leave or come at once' },
   vmferry_host_slots_taken: { kind: 'gauge', origin: 'control worker', labels: ['host', 'direction'], help: 'slots that migrations have reserved' },

@@ -54,6 +54,7 @@ test('the figures of a guest appear when it moves, and are 0 once it has moved; 
   const own = Object.keys(METRICS).filter((name) => METRICS[name as keyof typeof METRICS].labels.includes('guest' as never));
   for (const name of own) expect({ name, left: after.find(name, { guest }).filter(({ value }) => value !== 0) }).toEqual({ name, left: [] });
   expect(after.find('vmferry_migrations_total').map(({ labels: { kind, outcome, type }, value }) => ({ kind, outcome, type, value }))).toEqual([{ kind: 'live', outcome: 'completed', type: '', value: 1 }]);
+  expect(after.sum('temporal_workflow_task_replay_latency_count', { workflow_type: 'migrateVm' })).toBeGreaterThan(10);
   expect(after.sum('vmferry_migration_duration_seconds_count', { kind: 'live' })).toBe(1);
   expect(after.sum('vmferry_migration_downtime_seconds_count')).toBe(1);
   expect(after.sum('vmferry_migration_downtime_seconds_sum')).toBeCloseTo(downtimeMs! / 1000, 6);
