@@ -1,7 +1,7 @@
 import type { MetricMeter } from '@temporalio/common';
-import { type Labels, METRICS, type MetricName, record } from '../workflows/metric-table';
+import { type Labels, type NamesOf, record } from '../workflows/metric-table';
 
-export type GaugeName = { [Name in MetricName]: (typeof METRICS)[Name]['kind'] extends 'gauge' ? Name : never }[MetricName];
+type GaugeName = NamesOf<{ kind: 'gauge' }>;
 /** What one gauge shows now; made by `reading`, which knows the labels of each. */
 export interface Reading {
   name: GaugeName;

@@ -1,9 +1,9 @@
 import type { MetricMeter } from '@temporalio/common';
-import { type Labels, METRICS, type MetricName, record } from '../workflows/metric-table';
+import { type Labels, type NamesOf, record } from '../workflows/metric-table';
 import type { Progress } from './context';
 import { Gauges, type Reading, reading } from './gauges';
 
-type Own = { [Name in MetricName]: (typeof METRICS)[Name] extends { origin: 'agent'; kind: 'counter' } ? Name : never }[MetricName];
+type Counter = NamesOf<{ origin: 'agent'; kind: 'counter' }>;
 
 /** Guests that have gauges of their own, in the life of a process: series are never removed, and a scrape must stay small. Others are only counted. */
 const MOST_GUESTS = 500;
@@ -35,7 +35,7 @@ export class HostMeter {
     this.count('vmferry_leftovers_found_total', {}, 0);
   }
 
-  count<Name extends Own>(name: Name, labels: Omit<Labels<Name>, 'host'>, value = 1): void {
+  count<Name extends Counter>(name: Name, labels: Omit<Labels<Name>, 'host'>, value = 1): void {
     record(this.meter, name, value, { host: this.host, ...labels } as Labels<Name>);
   }
 

@@ -73,6 +73,8 @@ export const METRICS = {
 } as const satisfies Record<string, Metric>;
 
 export type MetricName = keyof typeof METRICS;
+/** Names of metrics that are like this. */
+export type NamesOf<Like extends Partial<Metric>> = { [Name in MetricName]: (typeof METRICS)[Name] extends Like ? Name : never }[MetricName];
 export type Labels<Name extends MetricName> = Record<(typeof METRICS)[Name]['labels'][number], string>;
 
 /** Adds to a counter, sets a gauge, or records in a histogram. */

@@ -1,11 +1,9 @@
 import { isCancellation, metricMeter, TemporalFailure, TimeoutFailure } from '@temporalio/workflow';
-import { type Labels, METRICS, type MetricName, record } from './metric-table';
+import { type Labels, type NamesOf, record } from './metric-table';
 import { innermost } from './steering';
 
-type Counted = { [Name in MetricName]: (typeof METRICS)[Name]['origin'] extends 'workflow' ? Name : never }[MetricName];
-
 /** Counts, or records, what has just happened. Nothing while history is replayed; a workflow task that fails and is done again may count twice. */
-export function measure<Name extends Counted>(name: Name, labels: Labels<Name>, value = 1): void {
+export function measure<Name extends NamesOf<{ origin: 'workflow' }>>(name: Name, labels: Labels<Name>, value = 1): void {
   record(metricMeter, name, value, labels);
 }
 

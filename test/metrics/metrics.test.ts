@@ -1,3 +1,5 @@
+import { spawnSync } from 'node:child_process';
+import { join } from 'node:path';
 import { Runtime } from '@temporalio/worker';
 import { pino } from 'pino';
 import { Census } from '../../workers/census';
@@ -107,4 +109,14 @@ test('what the endpoint serves is what the table says: kinds, labels and buckets
   expect(samples.filter(({ name }) => name === 'vmferry_fences_total')).toEqual([{ name: 'vmferry_fences_total', labels: { namespace: 'default', taskQueue: 'vmferry-control', workflowType: 'migrateVm' }, value: 0 }]);
   expect(samples.filter(({ name }) => name === 'vmferry_migration_downtime_over_budget_total')).toHaveLength(1);
   expect(types.get('temporal_num_pollers')).toBe('gauge');
+});
+
+test.each([
+  ['one that another process has', [], () => address, 1, () => `vmferry: metrics cannot be served at ${address} (something listens there already): end that, or give another address (--metrics, or VMFERRY_METRICS)\n`],
+  ['a name', ['--metrics', 'localhost:9464'], () => '', 2, () => '"localhost:9464" is no address for metrics: give one of this machine and a port, such as 127.0.0.1:9464 or [::1]:9464'],
+  ['no port', [], () => '[::1]', 2, () => '"[::1]" is no address for metrics'],
+])('an address for metrics that cannot be had, %s, is refused in one line', (_what, options, variable, code, says) => {
+  const { status, stderr } = spawnSync(join(__dirname, '../../bin/vmferry'), ['--temporal-address', '127.0.0.1:1', 'control', ...options], { encoding: 'utf8', env: { ...process.env, ...(variable() && { VMFERRY_METRICS: variable() }) } });
+  expect({ status, stderr }).toEqual({ status: code, stderr: expect.stringContaining(says()) });
+  expect(stderr).not.toMatch(/^\s+at /m);
 });
