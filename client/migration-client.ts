@@ -6,6 +6,7 @@ import { knownHosts } from '../activities/fleet';
 import type { GuestActivities } from '../activities/guests';
 import { InvalidDefinition, parseWith } from '../hypervisor/definition';
 import { connectClient, type TemporalAddress } from '../workers/connection';
+import { flushTraces, tracing } from '../workers/tracing';
 import { confirmFencedUpdate, CONTROL_QUEUE, type DecisionRecord, type Fence, fenceSchema, type HostState, type HostWait, migrateVmSchema, type MigrateVmInput, type MigrationResult, type MigrationStatus, migrationWorkflowId, type MoveColdInput, moveColdSchema, type RepairResult, type RepairStatus, repairStatusQuery, repairWorkflowId, SEARCH_ATTRIBUTES, statusQuery, steerUpdate } from '../workflows/messages';
 import type { hostCommand } from '../workflows/host-command';
 import type { migrateVm } from '../workflows/migrate-vm';
@@ -63,11 +64,12 @@ export class MigrationClient {
 
   /** Connects to Temporal at `address`, or where the standard TEMPORAL_* variables and profiles say. Throws `TemporalUnreachable`. */
   static async connect(address?: TemporalAddress): Promise<MigrationClient> {
-    const { client, connection } = await connectClient(address);
+    const { client, connection } = await connectClient(address, (await tracing('vmferry'))?.client);
     return new MigrationClient(client, connection);
   }
 
   async close(): Promise<void> {
+    await flushTraces();
     await this.connection.close();
   }
 

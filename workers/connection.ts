@@ -1,4 +1,4 @@
-import { Connection, Client, type ConnectionOptions } from '@temporalio/client';
+import { Connection, Client, type ClientInterceptors, type ConnectionOptions } from '@temporalio/client';
 import { loadClientConnectConfig } from '@temporalio/envconfig';
 import { NativeConnection } from '@temporalio/worker';
 
@@ -24,10 +24,10 @@ async function explain<T>(address: string | undefined, connecting: Promise<T>): 
   });
 }
 
-export async function connectClient(given?: TemporalAddress): Promise<{ client: Client; connection: Connection }> {
+export async function connectClient(given?: TemporalAddress, interceptors: ClientInterceptors = {}): Promise<{ client: Client; connection: Connection }> {
   const { options, namespace } = temporalOptions(given);
   const connection = await explain(options.address, Connection.connect({ connectTimeout: '10 seconds', ...options }));
-  return { client: new Client({ connection, namespace }), connection };
+  return { client: new Client({ connection, namespace, interceptors }), connection };
 }
 
 export async function connectWorker(given?: TemporalAddress): Promise<{ connection: NativeConnection; namespace: string }> {

@@ -10,6 +10,7 @@ import { CONTROL_QUEUE, DEPLOYMENT, SEARCH_ATTRIBUTES } from '../workflows/messa
 import { Census } from './census';
 import { connectClient, connectWorker, type TemporalAddress } from './connection';
 import { countFromZero, metricsAreOn } from './metrics';
+import { flushTraces, tracing } from './tracing';
 
 /** A part of vmferry that runs until it is stopped; stopping never touches a guest. */
 export interface RunningWorker {
@@ -18,12 +19,14 @@ export interface RunningWorker {
   stop(): Promise<void>;
 }
 
-/** Where `npm run build` puts the workflows' bundle, beside this file's compiled form. */
+/** Where `npm run build` puts the workflows' bundles, beside this file's compiled form. */
 export const BUNDLE_PATH = join(__dirname, 'workflow-bundle.js');
+export const TRACED_BUNDLE_PATH = join(__dirname, 'workflow-bundle-traced.js');
 
-export async function bundleWorkflows(): Promise<WorkflowBundleWithSourceMap> {
+/** A bundle that takes part in traces is another one: without them it has nothing of OpenTelemetry. */
+export async function bundleWorkflows({ traced = false }: { traced?: boolean } = {}): Promise<WorkflowBundleWithSourceMap> {
   const quiet = { trace() {}, debug() {}, info() {}, log() {}, warn: console.warn, error: console.error };
-  return await bundleWorkflowCode({ workflowsPath: require.resolve('../workflows'), logger: quiet });
+  return await bundleWorkflowCode({ workflowsPath: require.resolve('../workflows'), ...(traced && { workflowInterceptorModules: [require.resolve('../workflows/tracing')] }), logger: quiet });
 }
 
 export interface ControlOptions {
@@ -39,11 +42,14 @@ export async function startControlWorker(options: ControlOptions): Promise<Runni
   const { client, connection: clientConnection } = await connectClient(options.temporal);
   await ensureSearchAttributes(clientConnection, client.options.namespace);
   const { connection, namespace } = await connectWorker(options.temporal);
+  const traces = await tracing('vmferry-control', (message) => options.logger.warn(message));
+  const built = traces ? TRACED_BUNDLE_PATH : BUNDLE_PATH;
   const worker = await Worker.create({
+    ...traces?.workflows,
     connection,
     namespace,
     taskQueue: CONTROL_QUEUE,
-    workflowBundle: options.bundle ?? (existsSync(BUNDLE_PATH) ? { codePath: BUNDLE_PATH } : await bundleWorkflows()),
+    workflowBundle: options.bundle ?? (existsSync(built) ? { codePath: built } : await bundleWorkflows({ traced: traces !== undefined })),
     activities: fleetActivities(client),
     shutdownGraceTime: '10 seconds',
     ...(options.cachedWorkflows !== undefined && { maxCachedWorkflows: options.cachedWorkflows }),
@@ -61,6 +67,7 @@ export async function startControlWorker(options: ControlOptions): Promise<Runni
       await census?.stop();
       if (worker.getState() === 'RUNNING') worker.shutdown();
       await done.catch(() => undefined);
+      await flushTraces();
       await connection.close();
       await clientConnection.close();
     },

@@ -23,6 +23,7 @@ import { Switchovers } from '../hypervisor/switchovers';
 import { CONTROL_QUEUE, convergencePolicySchema, hostWorkflowId, type HostReport, newsSignal, reportSignal } from '../workflows/messages';
 import { connectClient, connectWorker } from './connection';
 import type { RunningWorker } from './control';
+import { flushTraces, tracing } from './tracing';
 
 export interface RunningAgent extends RunningWorker {
   host: Host;
@@ -82,7 +83,9 @@ export async function startHostAgent(config: HostConfig, logger: Logger, { progr
   };
   const deps: HostDependencies = { host, lease, logger, meter, announce, tell, switchovers: new Switchovers() };
   await resumeWindows(deps);
+  const traces = await tracing('vmferry-agent', (message) => logger.warn({ host: config.name }, message));
   const worker = await Worker.create({
+    ...traces?.activities,
     connection,
     namespace: client.options.namespace,
     taskQueue: config.name,
@@ -113,6 +116,7 @@ export async function startHostAgent(config: HostConfig, logger: Logger, { progr
       clearInterval(refresh);
       if (worker.getState() === 'RUNNING') worker.shutdown();
       await done.catch(() => undefined);
+      await flushTraces();
       // Windows that have begun are finished; for others a guard stays.
       await deps.switchovers.leave();
       await lease.close();

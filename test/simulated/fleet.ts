@@ -13,6 +13,7 @@ import { bundleWorkflows, type RunningWorker, startControlWorker } from '../../w
 import { devHostConfig } from '../../workers/dev';
 import { type RunningAgent, type SharedConnections, startHostAgent } from '../../workers/host-agent';
 import { installRuntime } from '../../workers/logger';
+import { tracesAreAsked } from '../../workers/tracing';
 import { freePort, startTemporalServer, type TemporalServer } from '../../workers/temporal-server';
 import { type GuestBehaviour, type HypervisorOptions, SimulatedHypervisor } from './hypervisor';
 import type { SimulatedQemu } from './qemu';
@@ -140,7 +141,7 @@ export class SimulatedFleet {
   private async start(): Promise<void> {
     const { hosts, temporal, control = true, cachedWorkflows } = this.options;
     if (temporal === undefined) this.server = await startTemporalServer({ port: await freePort(), uiPort: await freePort(), logFile: join(this.folder, 'temporal.log') });
-    if (control) this.control = await startControlWorker({ temporal: this.temporal, logger: this.logger, bundle: await bundleWorkflows(), ...(cachedWorkflows !== undefined && { cachedWorkflows }) });
+    if (control) this.control = await startControlWorker({ temporal: this.temporal, logger: this.logger, bundle: await bundleWorkflows({ traced: tracesAreAsked() }), ...(cachedWorkflows !== undefined && { cachedWorkflows }) });
     const { client, connection: clientConnection } = await connectClient(this.temporal);
     const { connection } = await connectWorker(this.temporal);
     this.shared = { client, connection };
