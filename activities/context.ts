@@ -110,7 +110,7 @@ export async function runStep<T>({ host, logger, meter, tell }: HostDependencies
   } finally {
     clearInterval(timer);
     // A watch that is cancelled may look once more after the undo.
-    if (ref.guest !== undefined && host.store.attempt(ref.guest)?.role !== 'source') meter.rests(ref.guest);
+    if (ref.guest !== undefined && meter.shows(ref.guest) && host.store.attempt(ref.guest)?.role !== 'source') meter.rests(ref.guest);
     signal.removeEventListener('abort', onAbort);
   }
 }

@@ -5,7 +5,7 @@ import { Gauges, type Reading, reading } from './gauges';
 
 type Counter = NamesOf<{ origin: 'agent'; kind: 'counter' }>;
 
-/** Guests that have gauges of their own, in the life of a process: series are never removed, and a scrape must stay small. Others are only counted. */
+/** Guests that have gauges of their own, in the life of a process: series are never removed, and a scrape must stay small. Others are left out. */
 const MOST_GUESTS = 500;
 /** Twice the pause between two reports: nobody watches this move any more, as when its workflow was terminated. */
 const FORGOTTEN_MS = 60_000;
@@ -55,6 +55,10 @@ export class HostMeter {
       this.count('vmferry_copied_bytes_total', { of }, bytes < before ? bytes : bytes - before);
       moving.counted.set(`${of} ${key}`, bytes);
     }
+  }
+
+  shows(guest: string): boolean {
+    return this.moving.has(guest);
   }
 
   /** The guest moves no more: its figures are 0. */
