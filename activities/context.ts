@@ -8,6 +8,7 @@ import type { News } from '../workflows/messages';
 import type { Assessment } from '../workflows/convergence';
 import type { Trace } from '../workflows/trace';
 import { toFailure } from './errors';
+import type { HostMeter } from './host-meter';
 
 /** What a host agent's activities work with. */
 export interface HostDependencies {
@@ -15,6 +16,7 @@ export interface HostDependencies {
   lease: LeaseServer;
   logger: Logger;
   switchovers: Switchovers;
+  meter: HostMeter;
   /** Tells the fleet what this host has now. Called after every change of its guests. */
   announce: () => Promise<void>;
   /** Tells the workflow that an activity belongs to what has changed. */
@@ -33,8 +35,8 @@ export interface MigrationRef {
 /** What a running activity shows in the Temporal UI, in `watch`, and to a retry of itself. Never an event of history. */
 export interface Progress {
   phase: string;
-  disks?: { id: string; remainingBytes: number; lengthBytes: number; ready: boolean; bytesPerSecond: number; dirtyBytesPerSecond?: number; etaMs?: number | null; predictedDrainMs?: number }[];
-  memory?: { remainingBytes: number; totalBytes: number; dirtyBytesPerSecond: number; bytesPerSecond: number; predictedDowntimeMs?: number };
+  disks?: { id: string; remainingBytes: number; lengthBytes: number; ready: boolean; bytesPerSecond: number; dirtyBytesPerSecond?: number; etaMs?: number | null; predictedDrainMs?: number; copiedBytes?: number }[];
+  memory?: { remainingBytes: number; totalBytes: number; dirtyBytesPerSecond: number; bytesPerSecond: number; predictedDowntimeMs?: number; sentBytes?: number };
   /** What all of it means, in words. */
   verdict?: { verdict: Assessment['verdict']; message: string };
 }
@@ -71,7 +73,7 @@ const HEARTBEAT_MS = 1_000;
  * Runs one step inside an activity: heartbeats while it runs, logs its beginning and end with migration, guest, host and phase, keeps a
  * worker's stop apart from a user's cancel, and turns every error into one of `activities/errors.ts`.
  */
-export async function runStep<T>({ host, logger, tell }: HostDependencies, phase: string, ref: Partial<MigrationRef> & { guest?: string }, work: (step: Step) => Promise<T>): Promise<T> {
+export async function runStep<T>({ host, logger, meter, tell }: HostDependencies, phase: string, ref: Partial<MigrationRef> & { guest?: string }, work: (step: Step) => Promise<T>): Promise<T> {
   // Held, since an abort's listeners run outside the activity's asynchronous context.
   const context = Context.current();
   const { activityType, attempt: activityTry, workflowExecution } = context.info;
@@ -97,7 +99,7 @@ export async function runStep<T>({ host, logger, tell }: HostDependencies, phase
       progress: (now) => {
         progress = now;
         context.heartbeat(now);
-        measure(context, ref.guest, now);
+        if (ref.guest !== undefined) meter.progress(ref.guest, now, activityTry > 1);
       },
       tell: async (news) => {
         if (workflowExecution) await tell(workflowExecution, news);
@@ -115,27 +117,15 @@ export async function runStep<T>({ host, logger, tell }: HostDependencies, phase
       return await context.cancelled;
     }
     log.warn({ ms: Date.now() - started, error: (error as Error).message }, `${activityType} failed`);
-    throw toFailure(error, host.name, ref.guest, kept?.());
+    const failure = toFailure(error, host.name, ref.guest, kept?.());
+    meter.count('vmferry_step_failures_total', { step: activityType, type: failure.type ?? 'InternalError' });
+    throw failure;
   } finally {
     clearInterval(timer);
+    // A watch that is cancelled may look once more after the undo.
+    if (ref.guest !== undefined && meter.shows(ref.guest) && host.store.attempt(ref.guest)?.role !== 'source') meter.rests(ref.guest);
     signal.removeEventListener('abort', onAbort);
   }
-}
-
-/** The same numbers as gauges, by guest and disk, at the worker's Prometheus endpoint (`VMFERRY_METRICS`). */
-function measure({ metricMeter }: Context, guest: string | undefined, { disks = [], memory }: Progress): void {
-  const set = (name: string, unit: string, description: string, value: number | undefined, tags: Record<string, string> = {}) => {
-    if (value !== undefined && guest !== undefined) metricMeter.createGauge(`vmferry_${name}`, 'float', unit, description).set(value, { guest, ...tags });
-  };
-  for (const { id, remainingBytes, bytesPerSecond, dirtyBytesPerSecond, predictedDrainMs } of disks) {
-    set('disk_remaining_bytes', 'bytes', 'what the mirror of a disk has still to copy', remainingBytes, { disk: id });
-    set('disk_copy_bytes_per_second', 'bytes/s', 'what the mirror of a disk copies', bytesPerSecond, { disk: id });
-    set('disk_dirty_bytes_per_second', 'bytes/s', 'what the guest makes the mirror of a disk copy again', dirtyBytesPerSecond, { disk: id });
-    set('disk_predicted_drain_ms', 'ms', 'how long the drain of a disk would take, were the guest paused now', predictedDrainMs, { disk: id });
-  }
-  set('memory_remaining_bytes', 'bytes', 'memory that is still to be sent', memory?.remainingBytes);
-  set('memory_dirty_bytes_per_second', 'bytes/s', 'memory that the guest dirties', memory?.dirtyBytesPerSecond);
-  set('memory_predicted_downtime_ms', 'ms', 'how long the rest of the memory would take, were the guest paused now', memory?.predictedDowntimeMs);
 }
 
 /** Awaits a task that outlives this activity: `onCancel` is for a user's cancel; when Temporal or this worker just goes away, the task goes on. */

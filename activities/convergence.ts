@@ -51,7 +51,7 @@ export function convergenceActivities(deps: HostDependencies) {
             const assessment = supervision.push(await samplesOf(qmp, targets, states, writeBlocking, errors), { ...around, peerAnswers: !standStill });
             const { disks, verdict, message } = assessment;
             recorder.push(Date.now(), disks);
-            step.progress({ phase: 'converge', disks: disks.map(({ copyBytesPerSecond, ...disk }) => ({ ...disk, bytesPerSecond: Math.round(copyBytesPerSecond) })), verdict: { verdict, message } });
+            step.progress({ phase: 'converge', disks: disks.map(({ copyBytesPerSecond, ...disk }) => ({ ...disk, bytesPerSecond: Math.round(copyBytesPerSecond), copiedBytes: states.find(({ id }) => id === disk.id)!.offsetBytes })), verdict: { verdict, message } });
             const isNews = quarters.isNews(assessment.remainingBytes, disks.reduce((sum, { lengthBytes }) => sum + lengthBytes, 0), Date.now());
             if (assessment.changed || isNews) {
               step.log.info({ verdict, trouble: assessment.trouble }, message);

@@ -21,7 +21,7 @@ const LEFT_BEHIND_HOURS = 24;
 
 /** The destination's steps: each does what is missing, and each undo may find nothing to undo. */
 export function destinationActivities(deps: HostDependencies) {
-  const { host, lease } = deps;
+  const { host, lease, meter } = deps;
   const { store } = host;
   return {
     /** Everything at the destination that could stop this guest from coming, and where its agent listens. Changes nothing. */
@@ -35,11 +35,13 @@ export function destinationActivities(deps: HostDependencies) {
         const { guest, attempt, from, plan } = input;
         const leftover = store.attempt(guest);
         if (leftover?.role === 'destination' && leftover.attempt !== attempt) {
+          meter.count('vmferry_leftovers_found_total', {});
           log.info({ leftover: leftover.attempt }, 'removes what an earlier attempt left here');
           await discard(host, guest, leftover);
         }
         const behind = leftBehind(host, plan);
         if (behind) {
+          meter.count('vmferry_leftovers_found_total', {});
           log.info({ leftover: behind.attempt }, 'puts aside the copy that the guest left here when it moved to where it is now');
           await deps.switchovers.leave(guest);
           await retireCopy(host, guest, behind.attempt, { sourceDisks: 'keep', keepHours: LEFT_BEHIND_HOURS });

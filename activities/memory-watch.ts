@@ -10,6 +10,8 @@ import type { MigrationRef, Progress, Step } from './context';
 import { Quarters } from './quarters';
 
 const SAMPLE_MS = 500;
+/** How much was sent in all is worth no wait. */
+const LAST_LOOK_MS = 500;
 /** Of the whole budget; the rest is for the disks, and for the hand-over itself. */
 const MOST_FOR_MEMORY = 0.8;
 
@@ -25,9 +27,9 @@ export async function watchMemory(host: Host, input: MigrationRef & { handOver: 
     while (!over.aborted && qmp.isOpen) {
       const { ram, status } = await qmp.execute('query-migrate');
       if (status === 'pre-switchover' || status === 'device') step.progress({ phase: 'switchover' });
-      else if (status?.startsWith('postcopy') && ram) step.progress({ phase: 'switchover', memory: { remainingBytes: ram.remaining, totalBytes: ram.total, dirtyBytesPerSecond: 0, bytesPerSecond: ((ram.mbps ?? 0) * 1e6) / 8 } });
+      else if (status?.startsWith('postcopy') && ram) step.progress({ phase: 'switchover', memory: { remainingBytes: ram.remaining, totalBytes: ram.total, dirtyBytesPerSecond: 0, bytesPerSecond: ((ram.mbps ?? 0) * 1e6) / 8, sentBytes: ram.transferred } });
       else if (ram) {
-        const memory = { remainingBytes: ram.remaining, totalBytes: ram.total, dirtyBytesPerSecond: (ram['dirty-pages-rate'] ?? 0) * (ram['page-size'] ?? 4096), bytesPerSecond: ((ram.mbps ?? 0) * 1e6) / 8 };
+        const memory = { remainingBytes: ram.remaining, totalBytes: ram.total, dirtyBytesPerSecond: (ram['dirty-pages-rate'] ?? 0) * (ram['page-size'] ?? 4096), bytesPerSecond: ((ram.mbps ?? 0) * 1e6) / 8, sentBytes: ram.transferred };
         recorder.push(Date.now(), [{ id: 'memory', remainingBytes: memory.remainingBytes, copyBytesPerSecond: memory.bytesPerSecond, dirtyBytesPerSecond: memory.dirtyBytesPerSecond }]);
         const said = supervision.push({ ...memory, atMs: Date.now(), transferredBytes: ram.transferred, downtimeLimitMs });
         step.progress({ phase: 'memory', ...(await disksOf(qmp, input, stopped)), memory: { ...memory, predictedDowntimeMs: said.predictedDowntimeMs }, verdict: { verdict: said.verdict, message: said.message } });
@@ -43,6 +45,8 @@ export async function watchMemory(host: Host, input: MigrationRef & { handOver: 
       }
       await delay(SAMPLE_MS, undefined, { signal: over }).catch(() => undefined);
     }
+    const { ram } = await qmp.execute('query-migrate', undefined, { timeoutMs: LAST_LOOK_MS });
+    if (ram) step.progress({ phase: 'switchover', memory: { remainingBytes: ram.remaining, totalBytes: ram.total, dirtyBytesPerSecond: 0, bytesPerSecond: 0, sentBytes: ram.transferred } });
   } catch (error) {
     // What is shown is of no account for what is done.
     step.log.debug({ error: (error as Error).message }, 'progress of the memory cannot be read');
@@ -54,5 +58,5 @@ async function disksOf(qmp: QmpConnection, { attempt, handOver: { targets } }: M
   const states = await mirrorStates(qmp, targets, attempt).catch(() => []);
   // What cannot be mended is met by the hand-over itself.
   await stopped.goOn(qmp, targets, states).catch(() => undefined);
-  return { disks: states.map(({ id, remainingBytes, lengthBytes, ready }) => ({ id, remainingBytes, lengthBytes, ready, bytesPerSecond: 0 })) };
+  return { disks: states.map(({ id, remainingBytes, lengthBytes, offsetBytes, ready }) => ({ id, remainingBytes, lengthBytes, ready, bytesPerSecond: 0, copiedBytes: offsetBytes })) };
 }

@@ -173,7 +173,8 @@ export function sourceActivities(deps: HostDependencies) {
 
 /** Ends what a migration that was terminated left of this guest here, whether it was to leave or had come. Throws if its window brought the guest away. */
 async function endEarlier(deps: HostDependencies, guest: string, record: Attempt): Promise<void> {
-  const { host, lease, switchovers } = deps;
+  const { host, lease, meter, switchovers } = deps;
+  meter.count('vmferry_leftovers_found_total', {});
   await switchovers.leave(guest);
   await stopGuard(host, guest);
   if (host.store.ownership(guest)?.state !== 'owner') throw unknownOwner(guest, record.role === 'source' ? record.to : host.name);

@@ -9,6 +9,7 @@ import { InvalidDefinition, parseWith } from '../hypervisor/definition';
 import { connectClient, type TemporalAddress } from '../workers/connection';
 import { checkWorkflowId, type CheckMoveInput, confirmFencedUpdate, CONTROL_QUEUE, type DecisionRecord, type Fence, fenceSchema, type HostState, type HostWait, migrateVmSchema, type MigrateVmInput, type MigrationResult, type MigrationStatus, migrationWorkflowId, type MoveColdInput, moveColdSchema, type RepairResult, type RepairStatus, repairStatusQuery, repairWorkflowId, SEARCH_ATTRIBUTES, statusQuery, steerUpdate } from '../workflows/messages';
 import type { checkMove, CheckMoveResult } from '../workflows/check-move';
+import { flushTraces, tracing } from '../workers/tracing';
 import type { hostCommand } from '../workflows/host-command';
 import type { migrateVm } from '../workflows/migrate-vm';
 import type { moveCold } from '../workflows/move-cold';
@@ -71,11 +72,12 @@ export class MigrationClient {
 
   /** Connects to Temporal at `address`, or where the standard TEMPORAL_* variables and profiles say. Throws `TemporalUnreachable`. */
   static async connect(address?: TemporalAddress): Promise<MigrationClient> {
-    const { client, connection } = await connectClient(address);
+    const { client, connection } = await connectClient(address, (await tracing('vmferry'))?.client);
     return new MigrationClient(client, connection);
   }
 
   async close(): Promise<void> {
+    await flushTraces();
     await this.connection.close();
   }
 

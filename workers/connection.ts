@@ -1,4 +1,4 @@
-import { Connection, Client, type ConnectionOptions } from '@temporalio/client';
+import { Connection, Client, type ClientInterceptors, type ConnectionOptions } from '@temporalio/client';
 import { loadClientConnectConfig } from '@temporalio/envconfig';
 import { NativeConnection } from '@temporalio/worker';
 import { payloadConverter } from './payload-codec';
@@ -40,11 +40,11 @@ async function connected<T>(options: ConnectionOptions, connect: () => Promise<T
 }
 
 /** Throws `TemporalUnreachable`, and `InvalidDefinition` for payload keys that cannot be used. */
-export async function connectClient(given?: TemporalAddress): Promise<{ client: Client; connection: Connection }> {
+export async function connectClient(given?: TemporalAddress, interceptors: ClientInterceptors = {}): Promise<{ client: Client; connection: Connection }> {
   const { options, namespace } = temporalOptions(given);
   const dataConverter = payloadConverter();
   const connection = await connected(options, () => Connection.connect({ connectTimeout: '10 seconds', ...options }));
-  return { client: new Client({ connection, namespace, ...(dataConverter && { dataConverter }) }), connection };
+  return { client: new Client({ connection, namespace, interceptors, ...(dataConverter && { dataConverter }) }), connection };
 }
 
 export async function connectWorker(given?: TemporalAddress): Promise<{ connection: NativeConnection; namespace: string }> {

@@ -3,12 +3,15 @@ import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import type { Connection } from '@temporalio/client';
 import { temporal } from '@temporalio/proto';
-import { bundleWorkflowCode, Worker, type WorkerOptions, type WorkflowBundleWithSourceMap } from '@temporalio/worker';
+import { bundleWorkflowCode, Runtime, Worker, type WorkerOptions, type WorkflowBundleWithSourceMap } from '@temporalio/worker';
 import type { Logger } from 'pino';
 import { fleetActivities } from '../activities/fleet';
 import { CONTROL_QUEUE, DEPLOYMENT, SEARCH_ATTRIBUTES } from '../workflows/messages';
+import { Census } from './census';
 import { connectClient, connectWorker, type TemporalAddress } from './connection';
+import { countFromZero, metricsAreOn } from './metrics';
 import { payloadConverter } from './payload-codec';
+import { flushTraces, tracing } from './tracing';
 
 /** A part of vmferry that runs until it is stopped; stopping never touches a guest. */
 export interface RunningWorker {
@@ -17,40 +20,71 @@ export interface RunningWorker {
   stop(): Promise<void>;
 }
 
-/** Where `npm run build` puts the workflows' bundle, beside this file's compiled form; one for plain payloads, and one for encrypted ones. */
-export const bundlePath = (sealed: boolean) => join(__dirname, sealed ? 'workflow-bundle-sealed.js' : 'workflow-bundle.js');
+/** What a bundle of the workflows takes part in: without traces it has nothing of OpenTelemetry; when `sealed`, the words of a workflow's failures are payloads that are encrypted too. */
+export interface BundleKind {
+  sealed?: boolean;
+  traced?: boolean;
+}
 
-/** `sealed`: with payload encryption, the words of a workflow's failures are payloads too. */
-export async function bundleWorkflows(sealed = false): Promise<WorkflowBundleWithSourceMap> {
+export const bundleName = ({ sealed, traced }: BundleKind) => `workflow-bundle${sealed ? '-sealed' : ''}${traced ? '-traced' : ''}.js`;
+
+/** Where a bundle is, if it was built: beside this file's compiled form, or, when this is run from source, where the build puts it. */
+export function builtBundle(kind: BundleKind = {}): { codePath: string } | undefined {
+  const codePath = [__dirname, join(__dirname, '../dist/workers')].map((folder) => join(folder, bundleName(kind))).find(existsSync);
+  return codePath === undefined ? undefined : { codePath };
+}
+
+
+export async function bundleWorkflows({ sealed = false, traced = false }: BundleKind = {}): Promise<WorkflowBundleWithSourceMap> {
   const quiet = { trace() {}, debug() {}, info() {}, log() {}, warn: console.warn, error: console.error };
-  return await bundleWorkflowCode({ workflowsPath: require.resolve('../workflows'), ...(sealed && { failureConverterPath: require.resolve('./failure-converter') }), logger: quiet });
+  return await bundleWorkflowCode({
+    workflowsPath: require.resolve('../workflows'),
+    ...(sealed && { failureConverterPath: require.resolve('./failure-converter') }),
+    ...(traced && { workflowInterceptorModules: [require.resolve('../workflows/tracing')] }),
+    logger: quiet,
+  });
+}
+
+export interface ControlOptions {
+  temporal?: TemporalAddress;
+  logger: Logger;
+  /** Workflows that are kept in memory; with 0 every task replays from the start. Default: the SDK's. */
+  cachedWorkflows?: number;
 }
 
 /** Runs all workflows. Any number of these may run; they hold no state. */
-export async function startControlWorker(options: { temporal?: TemporalAddress; logger: Logger; bundle?: WorkflowBundleWithSourceMap }): Promise<RunningWorker> {
+export async function startControlWorker(options: ControlOptions): Promise<RunningWorker> {
   const { client, connection: clientConnection } = await connectClient(options.temporal);
   await ensureSearchAttributes(clientConnection, client.options.namespace);
   const { connection, namespace } = await connectWorker(options.temporal);
   const dataConverter = payloadConverter();
-  const sealed = dataConverter !== undefined;
+  const traces = await tracing('vmferry-control', (message) => options.logger.warn(message));
+  const kind = { sealed: dataConverter !== undefined, traced: traces !== undefined };
   const worker = await Worker.create({
+    ...traces?.workflows,
     connection,
     namespace,
     taskQueue: CONTROL_QUEUE,
-    workflowBundle: options.bundle ?? (existsSync(bundlePath(sealed)) ? { codePath: bundlePath(sealed) } : await bundleWorkflows(sealed)),
+    workflowBundle: builtBundle(kind) ?? (await bundleWorkflows(kind)),
     ...(dataConverter && { dataConverter }),
     activities: fleetActivities(client),
     shutdownGraceTime: '10 seconds',
+    ...(options.cachedWorkflows !== undefined && { maxCachedWorkflows: options.cachedWorkflows }),
     ...versioning(process.env['VMFERRY_BUILD']),
   });
   const done = worker.run();
   done.catch(() => undefined);
+  const census = metricsAreOn() ? new Census(client, Runtime.instance().metricMeter, options.logger) : undefined;
+  if (census) countFromZero(Runtime.instance().metricMeter, namespace);
+  census?.start();
   options.logger.info({ namespace }, 'control worker runs');
   return {
     done,
     stop: async () => {
+      await census?.stop();
       if (worker.getState() === 'RUNNING') worker.shutdown();
       await done.catch(() => undefined);
+      await flushTraces();
       await connection.close();
       await clientConnection.close();
     },

@@ -1,12 +1,13 @@
 import { unlink } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Client } from '@temporalio/client';
-import { type NativeConnection, Worker } from '@temporalio/worker';
+import { type NativeConnection, Runtime, Worker } from '@temporalio/worker';
 import type { Logger } from 'pino';
 import { createHostActivities } from '../activities';
 import { guarded, type HostDependencies } from '../activities/context';
 import { receiveGuest } from '../activities/destination';
 import { summary } from '../activities/guests';
+import { type HostFigures, HostMeter } from '../activities/host-meter';
 import { autostartAfterBoot } from '../hypervisor/autostart';
 import { readJson, writeDurably } from '../hypervisor/durable';
 import { parseWith } from '../hypervisor/definition';
@@ -24,6 +25,7 @@ import { CONTROL_QUEUE, convergencePolicySchema, hostWorkflowId, type HostReport
 import { connectClient, connectWorker } from './connection';
 import type { RunningWorker } from './control';
 import { payloadConverter } from './payload-codec';
+import { flushTraces, tracing } from './tracing';
 
 export interface RunningAgent extends RunningWorker {
   host: Host;
@@ -63,24 +65,30 @@ export async function startHostAgent(config: HostConfig, logger: Logger, { progr
   const { client, connection, close } = shared ? { ...shared, close: async () => undefined } : await connectOwn(config);
   const facts = await hostFacts(host);
   let reports = 0;
+  const meter = new HostMeter(Runtime.instance().metricMeter, config.name);
   const announce = async () => {
+    const said = await report(host, facts, reports++ % FACTS_EVERY === 0);
+    meter.show(figures(host, said));
     await client.workflow.signalWithStart('host', {
       workflowId: hostWorkflowId(config.name),
       taskQueue: CONTROL_QUEUE,
       args: [config.name],
       staticSummary: `${config.name}: what it said last, and who may move there`,
       signal: reportSignal,
-      signalArgs: [await report(host, facts, reports++ % FACTS_EVERY === 0)],
+      signalArgs: [said],
     });
+    meter.taken();
   };
   const tell: HostDependencies['tell'] = async ({ workflowId, runId }, news) => {
     // Lost news is no loss: the next says as much, and the samples are on the activity.
     await client.workflow.getHandle(workflowId, runId).signal(newsSignal, news).catch((error: Error) => logger.warn({ host: config.name, workflowId, error: error.message }, 'the migration could not be told what has changed'));
   };
-  const deps: HostDependencies = { host, lease, logger, announce, tell, switchovers: new Switchovers() };
+  const deps: HostDependencies = { host, lease, logger, meter, announce, tell, switchovers: new Switchovers() };
   await resumeWindows(deps);
   const dataConverter = payloadConverter();
+  const traces = await tracing('vmferry-agent', (message) => logger.warn({ host: config.name }, message));
   const worker = await Worker.create({
+    ...traces?.activities,
     connection,
     namespace: client.options.namespace,
     taskQueue: config.name,
@@ -112,6 +120,7 @@ export async function startHostAgent(config: HostConfig, logger: Logger, { progr
       clearInterval(refresh);
       if (worker.getState() === 'RUNNING') worker.shutdown();
       await done.catch(() => undefined);
+      await flushTraces();
       // Windows that have begun are finished; for others a guard stays.
       await deps.switchovers.leave();
       await lease.close();
@@ -157,6 +166,14 @@ async function resumeWindows(deps: HostDependencies): Promise<void> {
 async function report(host: Host, facts: HostFacts, withFacts: boolean): Promise<HostReport> {
   const guests = await Promise.all(host.store.names().map(async (name) => guestReport(host, name, (await summary(host, name)).state)));
   return { name: host.name, address: host.config.address, guests, totalMemoryBytes: totalMemoryBytes(host), freeMemoryBytes: host.freeMemory(), roots: rootReports(host), ...(withFacts && { facts }) };
+}
+
+function figures({ store }: Host, { guests }: HostReport): HostFigures {
+  const attempts = store.names().flatMap((guest) => {
+    const role = store.attempt(guest)?.role;
+    return role === undefined ? [] : [{ guest, role }];
+  });
+  return { states: guests.map(({ state }) => state), attempts, keptImages: store.kept().reduce((sum, { paths }) => sum + paths.length, 0) };
 }
 
 /** Source images that were put aside for a set time go when it is over. */

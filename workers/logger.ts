@@ -1,5 +1,6 @@
 import { DefaultLogger, Runtime } from '@temporalio/worker';
 import { type Logger, pino } from 'pino';
+import { explainMetrics, prometheusOptions } from './metrics';
 
 /** One line of JSON an event on stderr, or coloured text for people. stdout stays free for results. */
 export function createLogger(options: { pretty: boolean; level?: string }): Logger {
@@ -11,12 +12,17 @@ export function createLogger(options: { pretty: boolean; level?: string }): Logg
   return pino({ level, redact }, pino.destination({ dest: 2, sync: true }));
 }
 
-/** Sends the SDK's lines, and its core's, through the same logger; with `VMFERRY_METRICS` (such as `127.0.0.1:9464`) serves Prometheus metrics there. Once a process. */
-export function installRuntime(logger: Logger): void {
+/** Sends the SDK's lines, and its core's, through the same logger; with an address, such as `127.0.0.1:9464`, serves Prometheus metrics there (docs/metrics.md). Once a process. */
+export function installRuntime(logger: Logger, metrics?: string): void {
   const levels = { TRACE: 'trace', DEBUG: 'debug', INFO: 'info', WARN: 'warn', ERROR: 'error' } as const;
-  Runtime.install({
-    logger: new DefaultLogger('INFO', ({ level, message, meta }) => logger[levels[level]](meta ?? {}, message)),
-    telemetryOptions: { ...(process.env['VMFERRY_METRICS'] && { metrics: { prometheus: { bindAddress: process.env['VMFERRY_METRICS'] } } }), logging: { forward: {}, filter: { core: 'WARN', other: 'ERROR' } } },
-    shutdownSignals: [],
-  });
+  const prometheus = metrics === undefined ? undefined : prometheusOptions(metrics);
+  try {
+    Runtime.install({
+      logger: new DefaultLogger('INFO', ({ level, message, meta }) => logger[levels[level]](meta ?? {}, message)),
+      telemetryOptions: { ...(prometheus && { metrics: { ...prometheus, attachServiceName: false } }), logging: { forward: {}, filter: { core: 'WARN', other: 'ERROR' } } },
+      shutdownSignals: [],
+    });
+  } catch (error) {
+    throw metrics === undefined ? error : explainMetrics(metrics, error as Error);
+  }
 }

@@ -9,6 +9,7 @@ import { decide, type Decision, type Effects, judge, nameOf, type Policy, type R
 import type { MigrationFacts } from './details';
 import { type CopyProgress, decisionMemoKey, type DecisionRecord, type MigrationRequest, type MigrationStatus, newsSignal, SEARCH_ATTRIBUTES, steerUpdate } from './messages';
 import type { MemoryAssessment } from './memory-convergence';
+import { measure } from './metrics';
 import { innermost, Postponed, type Steering, whatOf } from './steering';
 import { type Steer, refuseSteer, steerSchema, type SteerSituation } from './steer';
 
@@ -78,6 +79,7 @@ export class ConvergenceLoop {
       else if (assessment) this.tell(assessment.verdict, assessment.message, disksOf(assessment));
       if (memory) {
         const { remainingBytes, totalBytes = 0, dirtyBytesPerSecond = 0, bytesPerSecond = 0, verdict, message } = memory;
+        if (verdict !== this.memory?.verdict) measure('vmferry_verdict_changes_total', { of: 'memory', verdict });
         // What an agent tells of a verdict that is known already is how far it is; one of an earlier release tells only verdicts.
         this.memory = { ...memory, sinceMs: remainingBytes !== undefined && verdict === this.memory?.verdict ? this.memory.sinceMs : Date.now() };
         this.tell(verdict, message, remainingBytes === undefined ? undefined : { memory: { remainingBytes, totalBytes, dirtyBytesPerSecond, bytesPerSecond } });
@@ -286,6 +288,7 @@ export class ConvergenceLoop {
       this.broken ||= innermost(error).type === 'MirrorFailed';
       this.note(tried.by, `${nameOf(remedy)} failed`, innermost(error).message);
     }
+    measure('vmferry_remedies_total', { remedy: remedy.do, by: tried.by, outcome: tried.outcome === 'failed' ? 'failed' : 'applied' });
     if (momentary) delete this.effects.throttledForAMoment;
     this.changes++;
   }
@@ -325,6 +328,7 @@ export class ConvergenceLoop {
   /** A steer that was accepted: what can be done beside the watch is done at once, the rest is left to the loop. */
   private async steer(steer: Steer): Promise<DecisionRecord> {
     const record = this.note(steer.author, whatOf(steer), steer.reason);
+    measure('vmferry_steers_total', { steer: steer.do });
     this.askedAtMs = undefined;
     const tried = (remedy: Remedy): Tried => ({ remedy, atMs: Date.now(), by: 'operator', outcome: 'pending' });
     switch (steer.do) {
@@ -384,6 +388,7 @@ export class ConvergenceLoop {
   }
 
   private heard(assessment: Assessment): void {
+    if (assessment.verdict !== this.assessment?.verdict) measure('vmferry_verdict_changes_total', { of: 'disks', verdict: assessment.verdict });
     this.previous = this.assessment;
     // The clocks of two hosts are not compared.
     this.assessment = { ...assessment, sinceMs: assessment.verdict === this.previous?.verdict ? this.previous.sinceMs : Date.now() };

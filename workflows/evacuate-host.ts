@@ -8,6 +8,7 @@ import { refuseEvacuation } from './evacuation-rules';
 import { parseInput } from './input';
 import { lastWord, recordOutcome, whatHappened } from './last-word';
 import { EVACUATION, type MigrationResult, migrationWorkflowId, SEARCH_ATTRIBUTES } from './messages';
+import { measure } from './metrics';
 import { migrateVm } from './migrate-vm';
 import { moveCold } from './move-cold';
 import { mayStart } from './start-order';
@@ -81,6 +82,7 @@ class Evacuation {
     this.show();
     const refused = refuseEvacuation(input, await this.plan());
     if (refused) {
+      measure('vmferry_evacuations_total', { outcome: 'refused' });
       this.verdict = refusal('EvacuationRefused', `host ${input.host} cannot be evacuated`, refused);
       await condition(allHandlersFinished);
       this.status.phase = 'done';
@@ -294,6 +296,7 @@ class Evacuation {
     this.show();
     const asked = (guest: string) => this.skipped.has(guest) || this.left.has(guest);
     const outcome = this.cancelled ? 'cancelled' : status.stayed.some(({ guest }) => !asked(guest)) ? 'partly' : 'completed';
+    measure('vmferry_evacuations_total', { outcome });
     return { ...status, outcome: this.ends(outcome), totalMs: Date.now() - this.startedAtMs };
   }
 

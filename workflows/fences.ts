@@ -1,6 +1,7 @@
 import { ApplicationFailure, CancellationScope, condition, setHandler } from '@temporalio/workflow';
 import { anyHost, isAway } from './activities';
 import { confirmFencedUpdate, type DecisionRecord, type Fence, fenceSchema, type HostWait } from './messages';
+import { measure } from './metrics';
 
 /** The host was confirmed fenced: it will not answer, and its copy is never started. */
 export const FENCED = Symbol('fenced');
@@ -66,6 +67,7 @@ export class Fences {
     if (!this.waits.has(host)) throw refused(`nothing waits for host ${host} any more`);
     const decision = { at: new Date().toISOString(), by: author, what: `confirmFenced ${host}`, why: reason };
     this.decisions.push(decision);
+    measure('vmferry_fences_total', {});
     this.fenced.add(host);
     this.answered(host);
     return decision;

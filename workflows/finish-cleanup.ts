@@ -4,6 +4,7 @@ import { anyHost, destinationHost, sourceHost } from './activities';
 import type { MigrationRef } from '../activities/context';
 import type { Instead } from '../hypervisor/guest-store';
 import { leftoverWorkflowId, SEARCH_ATTRIBUTES } from './messages';
+import { measure } from './metrics';
 
 /** What a host that was away left undone. */
 export type UndoneThere =
@@ -21,6 +22,7 @@ export async function leaveForLater(leftover: Leftover): Promise<void> {
   const host = leftover.at === 'source' ? ref.from : ref.to;
   try {
     await startChild(finishCleanup, { args: [leftover], workflowId: leftoverWorkflowId(ref, host), parentClosePolicy: ParentClosePolicy.ABANDON, typedSearchAttributes: [{ key: SEARCH_ATTRIBUTES.guest, value: ref.guest }, { key: SEARCH_ATTRIBUTES.source, value: host }], staticSummary: `${leftover.do} on ${host}`, staticDetails: `Waits for the agent of **${host}**, however long, and then ends what a move of **${ref.guest}** left there. For a host that is gone for good: terminate this workflow${leftover.do === 'retireFenced' ? '; not for one that may return, since its copy of the guest must not run' : ''}.` });
+    measure('vmferry_leftovers_total', { step: leftover.do });
   } catch (error) {
     if (!(error instanceof WorkflowExecutionAlreadyStartedError)) throw error;
   }

@@ -12,6 +12,7 @@ import { Fences } from './fences';
 import { leaveForLater, type UndoneThere } from './finish-cleanup';
 import { parseInput } from './input';
 import { lastWord, outcomeOf, recordOutcome } from './last-word';
+import { counted, measure } from './metrics';
 import { ignoredSettings, postCopySettings, qemuMemorySettings } from './memory-settings';
 import { leftoverWorkflowId, migrateVmSchema, type MigrateVmInput, type MigrationRequest, type MigrationResult, type MigrationStatus, SEARCH_ATTRIBUTES, statusQuery } from './messages';
 import type { Phase } from './phases';
@@ -26,6 +27,10 @@ const LONGEST_BACKOFF_MS = 30_000;
  * the source and nothing at the destination; after it the guest belongs to whom `decideOwner` says.
  */
 export async function migrateVm(raw: MigrateVmInput): Promise<MigrationResult> {
+  return await counted('live', () => moveInRounds(raw));
+}
+
+async function moveInRounds(raw: MigrateVmInput): Promise<MigrationResult> {
   const { vm, to } = parseInput(migrateVmSchema, raw, 'MigrationRefused');
   const startedAt = Date.now();
   const status: MigrationStatus = { vm, to, phase: 'preflight', memoryTry: 0, warnings: [], decisions: [] };
@@ -50,6 +55,7 @@ export async function migrateVm(raw: MigrateVmInput): Promise<MigrationResult> {
         await CancellationScope.nonCancellable(() => condition(allHandlersFinished));
         if (!(error instanceof Postponed)) throw error;
         if (round >= error.most) throw ApplicationFailure.nonRetryable(`guest ${vm} stays where it is: it was put off ${round} times already; ${error.why}`, 'DisksNotConverging');
+        measure('vmferry_migration_postponements_total', {});
         await waitUntil(error.untilMs, status, steering, show);
       }
     }
@@ -159,7 +165,9 @@ class Round {
     this.enter('reserve');
     this.undos.push(() => this.release());
     const disks = this.plan.disks.map(({ path, allocatedBytes, blockDevice }) => ({ root: rootOf(path), bytes: blockDevice ? 0 : allocatedBytes }));
+    const askedAtMs = Date.now();
     await controlPatiently(this.request.slotSeconds).reserve({ from, to, guest, workflowId, runId, memoryBytes: this.plan.definition.memory, disks });
+    measure('vmferry_migration_slot_wait_seconds', { kind: 'live' }, (Date.now() - askedAtMs) / 1000);
     this.reserved = true;
   }
 
@@ -215,6 +223,7 @@ class Round {
       const switched = await loop.duringMemory(() => switchOver(this.source, this.destination, ref, handOver, this.fences, { recoverMs, tell: (what, why) => void loop.note('policy', what, why) }), request.postCopy && !postCopy);
       if (switched.where === 'destination') return switched;
       const { because, message, mirrorsReady } = switched.left;
+      measure('vmferry_migration_tries_given_up_total', { because });
       if (because === 'cancelled' && loop.goesOnByPostCopy && !CancellationScope.current().consideredCancelled) {
         postCopy = true;
         mirrors = mirrorsReady ? 'ready' : 'lost';
@@ -231,7 +240,7 @@ class Round {
   /** In reverse order; one that fails does not stop the others. What could not be undone is said. */
   private async undo(cause: unknown): Promise<void> {
     if (this.undos.length > 0) this.enter('cleanup');
-    for (const step of this.undos.reverse()) await step().catch((error: unknown) => log.error('an undo failed: something was left behind', { cause: String(cause), error: String(error) }));
+    for (const step of this.undos.reverse()) await step().catch((error: unknown) => undoFailed(cause, error));
   }
 
   /** A step of the cleanup; if its host is away, it is done when the host returns, by a workflow of its own. */
@@ -267,13 +276,16 @@ class Round {
   private result(left: HandOverResult | undefined, arrived: (Switchover & { where: 'destination' })['arrived']): MigrationResult {
     const { ref, status } = this;
     const windows = left && left.source !== 'running' && left.window && arrived.window ? { source: left.window, destination: arrived.window } : undefined;
+    const downtimeMs = windows && arrived.guest === 'running' ? Math.round(windows.destination.resumed - windows.source.stopped) : undefined;
+    if (downtimeMs !== undefined) measure('vmferry_migration_downtime_seconds', {}, downtimeMs / 1000);
+    if (downtimeMs !== undefined && downtimeMs > this.loop.maxDowntimeMs) measure('vmferry_migration_downtime_over_budget_total', {});
     return {
       vm: ref.guest,
       from: ref.from,
       to: ref.to,
       outcome: 'completed',
       totalMs: Date.now() - this.startedAt,
-      ...(windows && arrived.guest === 'running' && { downtimeMs: Math.round(windows.destination.resumed - windows.source.stopped) }),
+      ...(downtimeMs !== undefined && { downtimeMs }),
       memoryTries: status.memoryTry,
       disks: this.plan.disks.map(({ id, sizeBytes }) => ({ id, sizeBytes })),
       warnings: status.warnings,
@@ -306,6 +318,11 @@ async function waitUntil(untilMs: number, status: MigrationStatus, steering: Ste
   await condition(() => steering.ending !== undefined, Math.max(1, untilMs - Date.now()), { summary: 'put off: begins again then' });
   delete status.postponedUntil;
   if (steering.ending) throw steering.ending;
+}
+
+export function undoFailed(cause: unknown, error: unknown): void {
+  measure('vmferry_undo_failures_total', {});
+  log.error('an undo failed: something was left behind', { cause: String(cause), error: String(error) });
 }
 
 /** The root of a portable path. */

@@ -8,7 +8,8 @@ import { leaveForLater, type Leftover } from './finish-cleanup';
 import { parseInput } from './input';
 import { lastWord, outcomeOf, recordOutcome } from './last-word';
 import { type MigrationResult, type MigrationStatus, type MoveColdInput, moveColdSchema, SEARCH_ATTRIBUTES, statusQuery } from './messages';
-import { greeted, mirrorTargets, NO_FINDINGS, reachable, rootOf } from './migrate-vm';
+import { counted, measure } from './metrics';
+import { greeted, mirrorTargets, NO_FINDINGS, reachable, rootOf, undoFailed } from './migrate-vm';
 import type { Phase } from './phases';
 
 /**
@@ -16,6 +17,10 @@ import type { Phase } from './phases';
  * is startable nowhere; a failure leaves it startable at the source and nothing at the destination.
  */
 export async function moveCold(raw: MoveColdInput): Promise<MigrationResult> {
+  return await counted('cold', () => moveStopped(raw));
+}
+
+async function moveStopped(raw: MoveColdInput): Promise<MigrationResult> {
   const request = parseInput(moveColdSchema, raw, 'MigrationRefused');
   const { vm, to } = request;
   const startedAtMs = Date.now();
@@ -49,7 +54,9 @@ export async function moveCold(raw: MoveColdInput): Promise<MigrationResult> {
     enter('reserve');
     undos.push(() => control.release({ hosts: [from, to], workflowId, runId }));
     const disks = plan.disks.map(({ path, allocatedBytes, blockDevice }) => ({ root: rootOf(path), bytes: blockDevice ? 0 : allocatedBytes }));
+    const askedAtMs = Date.now();
     await controlPatiently(request.slotSeconds).reserve({ from, to, guest: vm, workflowId, runId, memoryBytes: 0, disks });
+    measure('vmferry_migration_slot_wait_seconds', { kind: 'cold' }, (Date.now() - askedAtMs) / 1000);
 
     enter('prepare');
     let discarded = false;
@@ -81,7 +88,7 @@ export async function moveCold(raw: MoveColdInput): Promise<MigrationResult> {
   } catch (error) {
     await CancellationScope.nonCancellable(async () => {
       if (undos.length > 0) enter('cleanup');
-      for (const undo of undos.reverse()) await undo().catch((failed: unknown) => log.error('an undo failed: something was left behind', { cause: String(error), error: String(failed) }));
+      for (const undo of undos.reverse()) await undo().catch((failed: unknown) => undoFailed(error, failed));
     });
     const last = lastWord(error, facts.arrived ? `guest ${vm} is on ${to}, but not everything of its move is put away` : status.from === undefined ? `guest ${vm} did not move` : `guest ${vm} stays on ${status.from}, stopped`);
     end(outcomeOf(last), failedWords(outcomeOf(last), last, status));

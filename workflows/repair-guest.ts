@@ -6,6 +6,7 @@ import { allPages } from './last-pages';
 import { leaveForLater, type UndoneThere } from './finish-cleanup';
 import { lastWord, outcomeOf, recordOutcome } from './last-word';
 import { repairGuestSchema, type RepairGuestInput, type RepairResult, type RepairStatus, repairStatusQuery, SEARCH_ATTRIBUTES } from './messages';
+import { measure } from './metrics';
 import { decideRepair, describeCopy, keyOf, type Known, type Look, type RepairDecision, type RepairStep } from './repair';
 import { innermost } from './steering';
 
@@ -42,10 +43,12 @@ export async function repairGuest(raw: RepairGuestInput): Promise<RepairResult> 
   };
   try {
     const result = await new Repair(vm, dryRun, status, fences, show).run();
+    measure('vmferry_repairs_total', { outcome: result.outcome });
     await CancellationScope.nonCancellable(() => condition(allHandlersFinished));
     end(result.outcome, `**${result.outcome}**${result.owner === undefined ? '' : `: the guest is on **${result.owner}**, ${result.state ?? 'to be looked at again'}`}${result.state === 'stopped' ? `. Next: \`vmferry vm start ${vm}\`` : ''}`);
     return result;
   } catch (error) {
+    measure('vmferry_repairs_total', { outcome: isCancellation(error) ? 'cancelled' : 'failed' });
     const last = lastWord(error, `guest ${vm} was not repaired`);
     end(outcomeOf(last), outcomeOf(last) === 'cancelled' ? '**cancelled**; run it again to go on' : `**${outcomeOf(last)}**: ${(last as Error).message.replaceAll('\n', '\n\n')}`);
     throw last;

@@ -2,7 +2,7 @@ import { readFileSync } from 'node:fs';
 import { createServer } from 'node:net';
 import { homedir } from 'node:os';
 import { join, resolve } from 'node:path';
-import { type Command, InvalidArgumentError } from 'commander';
+import { type Command, InvalidArgumentError, Option } from 'commander';
 import type { Logger } from 'pino';
 import { parseYamlWith } from '../../hypervisor/definition';
 import { hostConfigSchema, type HostConfig } from '../../hypervisor/host-config';
@@ -10,6 +10,7 @@ import { type RunningWorker, startControlWorker } from '../../workers/control';
 import { startDevStack } from '../../workers/dev';
 import { startHostAgent } from '../../workers/host-agent';
 import { createLogger, installRuntime } from '../../workers/logger';
+import { metricsAddress } from '../../workers/metrics';
 import { shutdownSignal } from '../../workers/shutdown';
 import { UsageError } from '../exit-codes';
 import { print, say } from '../output';
@@ -45,7 +46,11 @@ Examples:
   $ vmferry dev --folder /tmp/lab --hosts a,b,c --root boot=/boot
   $ vmferry dev --port 7300 --ui-port 8300 --address ::1`;
 
-interface DevFlags {
+interface MetricsFlag {
+  metrics?: string;
+}
+
+interface DevFlags extends MetricsFlag {
   folder: string;
   hosts: string[];
   port: number;
@@ -64,14 +69,16 @@ export function registerStackCommands(program: Command): void {
     .option('--ui-port <port>', "the port of Temporal's UI", portOption, 8233)
     .option('--address <address>', 'the address that the hosts share, 127.0.0.1 or ::1', '127.0.0.1')
     .option('--root <name=path>', 'a further folder that definitions may name; can be repeated', rootOption, {})
+    .addOption(metricsOption())
     .addHelpText('after', DEV_HELP)
     .action(runDev);
   program
     .command('control')
     .description('run a control worker: it runs the workflows, and any number may run')
     .addHelpText('after', '\nHolds no state and touches no guest. SIGTERM and Ctrl-C stop it gracefully; logs are lines of JSON on stderr.\n\nExample:\n  $ vmferry --temporal-address temporal.example:7233 control')
-    .action(async (_options: unknown, command: Command) => {
-      const logger = workerLogger();
+    .addOption(metricsOption())
+    .action(async ({ metrics }: MetricsFlag, command: Command) => {
+      const logger = workerLogger(metrics);
       const temporal = givenAddress(command);
       await untilStopped(logger, await startControlWorker({ logger, ...(temporal && { temporal }) }));
     });
@@ -79,19 +86,20 @@ export function registerStackCommands(program: Command): void {
     .command('agent')
     .description('run the agent of one host')
     .requiredOption('--config <file>', 'its configuration, YAML')
+    .addOption(metricsOption())
     .addHelpText('after', AGENT_HELP)
-    .action(async ({ config: file }: { config: string }, command: Command) => {
+    .action(async ({ config: file, metrics }: MetricsFlag & { config: string }, command: Command) => {
       const config = readConfig(file);
       const temporal = givenAddress(command);
-      const logger = workerLogger();
+      const logger = workerLogger(metrics);
       await untilStopped(logger, await startHostAgent(temporal ? { ...config, temporal } : config, logger));
     });
 }
 
-async function runDev({ folder, hosts, port, uiPort, address, root }: DevFlags): Promise<void> {
+async function runDev({ folder, hosts, port, uiPort, address, root, metrics }: DevFlags): Promise<void> {
   for (const [option, wanted] of [['--port', port], ['--ui-port', uiPort]] as const) await assertFree(option, wanted);
   const logger = createLogger({ pretty: true });
-  installRuntime(logger);
+  installRuntime(logger, metrics);
   // Before anything is started: a Ctrl-C meanwhile ends it all the same.
   const stopped = shutdownSignal();
   const stack = await startDevStack({ folder: resolve(folder), hosts, port, uiPort, address, roots: root, logger });
@@ -101,6 +109,7 @@ async function runDev({ folder, hosts, port, uiPort, address, root }: DevFlags):
       [
         `Temporal UI: ${stack.server.uiUrl}`,
         `Temporal:    ${stack.server.address}`,
+        ...(metrics === undefined ? [] : [`Metrics:     http://${metrics}/metrics`]),
         ...Object.values(stack.configs).map((config) => `${config.name}: images are in ${config.roots['images']!.path}`),
         `Go on in another terminal:  vmferry${other} host list;  vmferry${other} vm define --help`,
         'Ready. Ctrl-C ends it; guests run on.',
@@ -113,9 +122,9 @@ async function runDev({ folder, hosts, port, uiPort, address, root }: DevFlags):
   }
 }
 
-function workerLogger(): Logger {
+function workerLogger(metrics: string | undefined): Logger {
   const logger = createLogger({ pretty: false });
-  installRuntime(logger);
+  installRuntime(logger, metrics);
   return logger;
 }
 
@@ -139,6 +148,17 @@ function readConfig(file: string): HostConfig {
     throw new Error(`the configuration cannot be read (--config): ${(error as Error).message}`, { cause: error });
   }
   return parseYamlWith(hostConfigSchema, text, file);
+}
+
+/** An option of each process, since each has its own endpoint. */
+function metricsOption(): Option {
+  return new Option('--metrics <address:port>', 'serve Prometheus metrics there, such as 127.0.0.1:9464').env('VMFERRY_METRICS').argParser((text: string) => {
+    try {
+      return metricsAddress(text);
+    } catch (error) {
+      throw new InvalidArgumentError((error as Error).message);
+    }
+  });
 }
 
 function hostsOption(text: string): string[] {

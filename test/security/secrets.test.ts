@@ -6,7 +6,7 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { temporal } from '@temporalio/proto';
 import { ensureCertificates } from '../../hypervisor/lab-certificates';
 import { startCodecServer } from '../../workers/codec-server';
-import { bundleWorkflows, type RunningWorker, startControlWorker } from '../../workers/control';
+import { type RunningWorker, startControlWorker } from '../../workers/control';
 import { PayloadEncryption, readKeys } from '../../workers/payload-codec';
 import { freePort, startTemporalServer, type TemporalServer } from '../../workers/temporal-server';
 import { TestAuthority } from '../support/certificates';
@@ -53,7 +53,7 @@ beforeAll(async () => {
   // The key as the variable's own value: what a child would inherit.
   Object.assign(process.env, { TEMPORAL_TLS_CLIENT_CERT_DATA: readFileSync(client.cert, 'utf8'), TEMPORAL_TLS_CLIENT_KEY_DATA: readFileSync(client.key, 'utf8') });
   lab = await Lab.open({}, undefined, `127.0.0.1:${proxy.port}`);
-  control = await startControlWorker({ temporal: lab.temporal, logger: lab.logger, bundle: await bundleWorkflows(true) });
+  control = await startControlWorker({ temporal: lab.temporal, logger: lab.logger });
   // Between the hosts by TLS too; a QEMU reads the files itself, as its own user.
   const certificates = join(lab.folder, 'certs');
   await ensureCertificates(certificates, [{ name: 'host-a' }, { name: 'host-b' }], 10);

@@ -3,7 +3,7 @@ import { join } from 'node:path';
 import { pino } from 'pino';
 import { MigrationClient } from '../../client/migration-client';
 import { connectClient, connectWorker, TemporalUnreachable } from '../../workers/connection';
-import { bundleWorkflows, startControlWorker } from '../../workers/control';
+import { startControlWorker } from '../../workers/control';
 import { devHostConfig } from '../../workers/dev';
 import { startHostAgent } from '../../workers/host-agent';
 import { freePort, startTemporalServer, type TemporalServer } from '../../workers/temporal-server';
@@ -42,7 +42,7 @@ function environment({ ca = ours.ca, pair = client, name = 'temporal.example', a
 test('client, control worker and agent find Temporal by mutual TLS and an API key, all three by the standard variables', async () => {
   environment();
   const logger = pino({ level: 'silent' });
-  const control = await startControlWorker({ logger, bundle: await bundleWorkflows() });
+  const control = await startControlWorker({ logger });
   // The configuration says only where, as one that is given to many hosts: certificates and key are the environment's.
   const config = devHostConfig(mkdirp('lab'), 'host-a', `127.0.0.1:${proxy.port}`, { insecure: true });
   const agent = await startHostAgent(config, logger);

@@ -9,7 +9,7 @@ import { Host } from '../../hypervisor/host';
 import type { HostConfig } from '../../hypervisor/host-config';
 import { startGuest } from '../../hypervisor/launch';
 import { connectClient, connectWorker } from '../../workers/connection';
-import { bundleWorkflows, type RunningWorker, startControlWorker } from '../../workers/control';
+import { type RunningWorker, startControlWorker } from '../../workers/control';
 import { devHostConfig } from '../../workers/dev';
 import { type RunningAgent, type SharedConnections, startHostAgent } from '../../workers/host-agent';
 import { installRuntime } from '../../workers/logger';
@@ -35,6 +35,10 @@ export interface FleetOptions extends HypervisorOptions {
   /** Whether this process also runs the workflows. Default: yes. */
   control?: boolean;
   folder?: string;
+  /** Of the control worker; 0: every workflow task replays from the start. */
+  cachedWorkflows?: number;
+  /** Where this process serves its metrics. */
+  metrics?: string;
 }
 
 export interface NamedGuest {
@@ -68,7 +72,7 @@ export class SimulatedFleet {
     const folder = mkdtempSync(join(base, 'sim-'));
     const logger = pino({ level: process.env['VMFERRY_LOG'] ?? 'info' }, pino.destination({ dest: join(folder, 'fleet.log'), sync: true }));
     const fleet = new SimulatedFleet(folder, new SimulatedHypervisor(options), logger, options);
-    if (!runtimeInstalled) installRuntime(logger);
+    if (!runtimeInstalled) installRuntime(logger, options.metrics);
     runtimeInstalled = true;
     try {
       await fleet.start();
@@ -154,9 +158,9 @@ export class SimulatedFleet {
   }
 
   private async start(): Promise<void> {
-    const { hosts, temporal, control = true } = this.options;
+    const { hosts, temporal, control = true, cachedWorkflows } = this.options;
     if (temporal === undefined) this.server = await startTemporalServer({ port: await freePort(), uiPort: await freePort(), logFile: join(this.folder, 'temporal.log') });
-    if (control) this.control = await startControlWorker({ temporal: this.temporal, logger: this.logger, bundle: await bundleWorkflows() });
+    if (control) this.control = await startControlWorker({ temporal: this.temporal, logger: this.logger, ...(cachedWorkflows !== undefined && { cachedWorkflows }) });
     const { client, connection: clientConnection } = await connectClient(this.temporal);
     const { connection } = await connectWorker(this.temporal);
     this.shared = { client, connection };

@@ -4,11 +4,11 @@ import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { ApplicationFailure, Context } from '@temporalio/activity';
 import type { Client, Connection, WorkflowHandle } from '@temporalio/client';
-import { type NativeConnection, Worker, type WorkflowBundleWithSourceMap } from '@temporalio/worker';
+import { type NativeConnection, Worker } from '@temporalio/worker';
 import { pino } from 'pino';
 import type { MigrationRef } from '../../activities/context';
 import { connectClient, connectWorker } from '../../workers/connection';
-import { bundleWorkflows, type RunningWorker, startControlWorker } from '../../workers/control';
+import { builtBundle, type RunningWorker, startControlWorker } from '../../workers/control';
 import { installRuntime } from '../../workers/logger';
 import { freePort, startTemporalServer, type TemporalServer } from '../../workers/temporal-server';
 import type { evacuateFleet } from '../../workflows/evacuate-fleet';
@@ -47,7 +47,6 @@ export class FleetLab {
   private readonly started: WorkflowHandle[] = [];
   private readonly workers: { worker: Worker; done: Promise<void> }[] = [];
   private control!: RunningWorker;
-  private bundle!: WorkflowBundleWithSourceMap;
   client!: Client;
   private connection!: Connection;
   private workerConnection!: NativeConnection;
@@ -62,8 +61,7 @@ export class FleetLab {
     const server = await startTemporalServer({ port: await freePort(), uiPort: await freePort(), logFile: join(folder, 'temporal.log') });
     const lab = new FleetLab(folder, server);
     const temporal = { address: server.address, namespace: 'default' };
-    lab.bundle = await bundleWorkflows();
-    lab.control = await startControlWorker({ temporal, logger, bundle: lab.bundle });
+    lab.control = await startControlWorker({ temporal, logger });
     ({ client: lab.client, connection: lab.connection } = await connectClient(temporal));
     ({ connection: lab.workerConnection } = await connectWorker(temporal));
     for (const name of names) {
@@ -121,7 +119,7 @@ export class FleetLab {
   /** Rejects if a workflow would not do again what its history says that it did. Returns the history's length. */
   async replay(handle: WorkflowHandle): Promise<number> {
     const history = await handle.fetchHistory();
-    await Worker.runReplayHistory({ workflowBundle: this.bundle }, history, handle.workflowId);
+    await Worker.runReplayHistory({ workflowBundle: builtBundle()! }, history, handle.workflowId);
     return history.events!.length;
   }
 

@@ -4,9 +4,8 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { Client, Connection } from '@temporalio/client';
-import type { WorkflowBundleWithSourceMap } from '@temporalio/worker';
 import { pino } from 'pino';
-import { bundleWorkflows, type RunningWorker, startControlWorker } from '../../workers/control';
+import { type RunningWorker, startControlWorker } from '../../workers/control';
 import { installRuntime } from '../../workers/logger';
 import { findTemporal, freePort, startTemporalServer, type TemporalServer } from '../../workers/temporal-server';
 import { CONTROL_QUEUE, DEPLOYMENT } from '../../workflows/messages';
@@ -17,13 +16,11 @@ const logger = pino({ level: 'silent' });
 const workers: RunningWorker[] = [];
 let server: TemporalServer;
 let connection: Connection;
-let bundle: WorkflowBundleWithSourceMap;
 
 beforeAll(async () => {
   installRuntime(logger);
   server = await startTemporalServer({ port: await freePort(), uiPort: await freePort(), logFile: join(folder, 'temporal.log') });
   connection = await Connection.connect({ address: server.address });
-  bundle = await bundleWorkflows();
 }, 60_000);
 afterAll(async () => {
   await Promise.all(workers.map((worker) => worker.stop()));
@@ -35,7 +32,7 @@ afterAll(async () => {
 async function startBuild(buildId: string): Promise<void> {
   process.env['VMFERRY_BUILD'] = buildId;
   try {
-    workers.push(await startControlWorker({ temporal: { address: server.address, namespace: 'default' }, logger, bundle }));
+    workers.push(await startControlWorker({ temporal: { address: server.address, namespace: 'default' }, logger }));
   } finally {
     delete process.env['VMFERRY_BUILD'];
   }
