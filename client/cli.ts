@@ -2,12 +2,14 @@ import { ServiceError } from '@temporalio/client';
 import { Command, CommanderError } from 'commander';
 import { registerGuestCommands } from './commands/guests';
 import { registerAdopt } from './commands/adopt';
+import { registerCodecServer } from './commands/codec-server';
 import { registerCerts } from './commands/certs';
 import { registerEvacuation } from './commands/evacuation';
 import { registerEvacuate } from './commands/evacuations';
 import { registerHostCommands } from './commands/hosts';
 import { registerMigrationCommands } from './commands/migrations';
 import { registerRepairCommands } from './commands/repair';
+import { registerReport } from './commands/report';
 import { registerSchedules } from './commands/schedules';
 import { registerSteer } from './commands/steer';
 import { registerStackCommands } from './commands/stack';
@@ -42,6 +44,7 @@ export function buildProgram(): Command {
   registerMigrationCommands(program);
   registerSteer(program);
   registerRepairCommands(program);
+  registerReport(program);
   registerGuestCommands(program, registerAdopt);
   registerHostCommands(program);
   registerEvacuate(program);
@@ -49,6 +52,7 @@ export function buildProgram(): Command {
   registerSchedules(program);
   registerStackCommands(program);
   registerCerts(program);
+  registerCodecServer(program);
   return program;
 }
 

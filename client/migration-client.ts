@@ -1,4 +1,5 @@
-import { type Client, type Connection, WorkflowExecutionAlreadyStartedError, type WorkflowExecutionDescription, type WorkflowHandle, WorkflowNotFoundError, WorkflowUpdateFailedError } from '@temporalio/client';
+import { type Client, type Connection, type WorkflowClient, WorkflowExecutionAlreadyStartedError, type WorkflowExecutionDescription, type WorkflowHandle, WorkflowNotFoundError, WorkflowUpdateFailedError } from '@temporalio/client';
+import { decodeFromPayloadsAtIndex } from '@temporalio/common/lib/internal-non-workflow';
 import { randomUUID } from 'node:crypto';
 import { setTimeout as delay } from 'node:timers/promises';
 import type { Progress } from '../activities/context';
@@ -14,6 +15,7 @@ import type { repairGuest } from '../workflows/repair-guest';
 import { type Steer, steerSchema } from '../workflows/steer';
 import { explain, VmferryError } from './errors';
 import { FleetClient } from './fleet-client';
+import { type Report, reportOf } from './report/report';
 import { Schedules } from './schedules';
 
 export { VmferryError } from './errors';
@@ -147,6 +149,14 @@ export class MigrationClient {
     throw new VmferryError('FenceRefused', `nothing waits for host ${fence.host}: guest ${vm} is neither being moved nor repaired; "vmferry repair ${vm}" says whether it must be known`);
   }
 
+  /**
+   * A page, and the data in it, about a migration (a guest's name, or `migrate/<vm>`) or an evacuation (`evacuate/<host>`, `fleet/<name>`), under way or
+   * over: from what Temporal has on record, so no agent and no control worker need run. Without `runId` the last run. Throws `VmferryError` (`NotFound`).
+   */
+  async report(id: string, runId?: string): Promise<Report> {
+    return await reportOf(this.temporal, id, runId);
+  }
+
   /** What hosts that were away have still to do, oldest first. Each is done when its host's agent is back. */
   async leftovers(): Promise<Leftover[]> {
     const found: Leftover[] = [];
@@ -260,7 +270,7 @@ export class Migration {
     const { status: { name }, raw } = await this.handle.describe();
     if (name !== 'RUNNING') return undefined;
     const status = await this.status();
-    const seen = progressOf(raw.pendingActivities ?? []);
+    const seen = await progressOf(this.handle.client, raw.pendingActivities ?? []);
     return status && { ...seen, vm: this.vm, ...(status.from && { from: status.from }), to: status.to, phase: seen?.phase ?? status.phase, memoryTry: status.memoryTry, decisions: status.decisions, ...(status.asks && { asks: status.asks }), ...(status.postponedUntil && { postponedUntil: status.postponedUntil }), ...(status.waitsFor && { waitsFor: status.waitsFor }) };
   }
 
@@ -279,8 +289,8 @@ export class Migration {
 /** The activities whose heartbeats say how far the migration is. Both halves of the switchover are in flight for the whole memory phase: the source's tells where it is. */
 const TELLING = ['moveMemory', 'awaitMirrors', 'copyStopped'];
 
-function progressOf(pending: NonNullable<WorkflowExecutionDescription['raw']['pendingActivities']>): Progress | undefined {
+async function progressOf({ options }: WorkflowClient, pending: NonNullable<WorkflowExecutionDescription['raw']['pendingActivities']>): Promise<Progress | undefined> {
   const telling = pending.find(({ activityType }) => TELLING.includes(activityType?.name ?? ''));
-  const data = telling?.heartbeatDetails?.payloads?.[0]?.data;
-  return data ? (JSON.parse(Buffer.from(data).toString()) as Progress) : undefined;
+  const payloads = telling?.heartbeatDetails?.payloads;
+  return payloads?.length ? await decodeFromPayloadsAtIndex<Progress>(options.loadedDataConverter, 0, payloads) : undefined;
 }

@@ -9,16 +9,18 @@ const UNIT_MS: Record<string, number> = { ms: 1, s: 1_000, m: 60_000, min: 60_00
 export function parseDuration(text: string): number | undefined {
   const match = /^(\d+(?:\.\d+)?)\s*([a-z]+)$/.exec(text.trim());
   const factor = match && Object.hasOwn(UNIT_MS, match[2]!) ? UNIT_MS[match[2]!] : undefined;
-  return match && factor !== undefined ? Number(match[1]) * factor : undefined;
+  return match && factor !== undefined ? finite(Number(match[1]) * factor) : undefined;
 }
 
 /** Bytes a second of `100MB/s`, `64MiB/s`, `1.5Gbit/s`. `MiB` and `M` are powers of 1024, `MB` and `Mbit` of 1000. Undefined if it is no rate. */
 export function parseRate(text: string): number | undefined {
   const bits = /^(\d+(?:\.\d+)?)\s*([kMG]?)bit\/s$/i.exec(text.trim());
-  if (bits) return (Number(bits[1]) * { '': 1, K: 1e3, M: 1e6, G: 1e9 }[bits[2]!.toUpperCase()]!) / 8;
+  if (bits) return finite((Number(bits[1]) * { '': 1, K: 1e3, M: 1e6, G: 1e9 }[bits[2]!.toUpperCase()]!) / 8);
   const bytes = /^(.+)\/s$/.exec(text.trim());
   return bytes ? parseSize(bytes[1]!) : undefined;
 }
+
+const finite = (number: number) => (Number.isFinite(number) ? number : undefined);
 
 /** `1.5 s` for people. */
 export function formatDuration(ms: number): string {

@@ -1,5 +1,8 @@
+import { isIP } from 'node:net';
 import { join } from 'node:path';
+import { allowProblems, NETWORK_DEVICE } from './argument-allowlist';
 import { expandArgument, type HostConfig, PathRefused, runFolder } from './host-config';
+import { checkLayers } from './image-layers';
 import { pathProblem } from './portable-paths';
 import { mapFields, type Option, readFields, UnreadableOption } from './qemu-options';
 
@@ -22,12 +25,10 @@ const FORBIDDEN: Record<string, string> = {
 };
 
 /** Values without paths, though they may have slashes. `cpu` because of model-id. */
-const TEXT_FLAGS = new Set(['append', 'uuid', 'k', 'name', 'cpu']);
+const TEXT_FLAGS = new Set(['append', 'uuid', 'name', 'cpu']);
 const TEXT_KEYS = new Set(['name', 'string', 'net', 'ipv6-net', 'bootfile', 'serial', 'append']);
-/** A character device, as `-serial` and `-monitor` take it, that is on the network. */
-export const NETWORK_DEVICE = /^(tcp|udp|telnet|tn3270|websocket|ws):/;
 /** QEMU runs in `/`, so a relative path is an absolute one in disguise. These keys are paths even without a slash. */
-const PATH_KEYS = new Set(['file', 'filename', 'path', 'dir', 'logfile', 'mem-path', 'kernel', 'initrd', 'dtb', 'D', 'L', 'hda', 'hdb', 'hdc', 'hdd', 'cdrom', 'fda', 'fdb', 'sd', 'mtdblock', 'pflash']);
+const PATH_KEYS = new Set(['dumpdtb', 'rrfile', 'firmware', 'file', 'filename', 'path', 'dir', 'logfile', 'mem-path', 'kernel', 'initrd', 'dtb', 'D', 'L', 'hda', 'hdb', 'hdc', 'hdd', 'cdrom', 'fda', 'fdb', 'sd', 'mtdblock', 'pflash']);
 export const isPathKey = (key: string) => PATH_KEYS.has(key.slice(key.lastIndexOf('.') + 1));
 
 /** The absolute path in a text, with what stands before it (`unix:`): it starts where a slash does not follow a name. */
@@ -46,7 +47,8 @@ function expandOption(config: HostConfig, guest: string, option: Option): Option
 
 /**
  * Expands options of a definition, and says everything in them that is refused: paths outside the host's roots and the guest's run
- * folder (after symbolic links), monitors on the network, commands, and options that vmferry owns (`commandLine` may name its own machine).
+ * folder (after symbolic links), what is on no list of allowed things (argument-allowlist.ts), monitors on the network, commands, images that
+ * lead elsewhere, and options that vmferry owns (`commandLine` may name its own machine).
  */
 export function checkedOptions(config: HostConfig, guest: string, field: 'arguments' | 'commandLine' | 'nics', given: readonly Option[]): { options: Option[]; reasons: string[] } {
   const reasons: string[] = [];
@@ -58,6 +60,7 @@ export function checkedOptions(config: HostConfig, guest: string, field: 'argume
       const option = expandOption(config, guest, raw);
       const fix = FORBIDDEN[option.flag] ?? (field === 'arguments' ? OWNED[option.flag] : undefined);
       if (fix) refuse(fix);
+      else allowProblems(option, config.allow).forEach(refuse);
       // A QEMU that knows this option as one without a value would take its value for an option that nobody checked.
       if (/^-./.test(option.value ?? '') && option.flag !== 'append') refuse('its value looks like another option');
       pathProblems(config, guest, option).forEach(refuse);
@@ -83,16 +86,40 @@ function pathProblems(config: HostConfig, guest: string, option: Option): string
     const relative = text.includes('/') || (isPathKey(key) && text !== '') || /^(unix|file|pipe):/.test(text);
     const problem = absolute ? pathProblem(config, guest, absolute.path) : relative ? `"${text}" is a relative path: give it as "\${root}/…"` : undefined;
     if (problem) problems.push(problem);
+    else if (absolute && mayHaveLayers(option)) problems.push(...layerProblems(config, absolute.path));
     return text;
   });
   return problems;
 }
 
+/** Not one that is opened as raw: there its first bytes are the guest's, and mean nothing. */
+function mayHaveLayers(option: Option): boolean {
+  if (option.flag !== 'drive' && option.flag !== 'blockdev') return false;
+  const { format, driver } = readFields(option);
+  return format !== 'raw' && driver !== 'raw';
+}
+
+function layerProblems(config: HostConfig, path: string): string[] {
+  try {
+    checkLayers(config, path);
+    return [];
+  } catch (error) {
+    return [(error as Error).message];
+  }
+}
+
 /** A text that is no path, whatever it looks like: prose, an address with its prefix, or, as `file` of `-blockdev`, the name of another node. */
 export function isText(flag: string, key: string, text: string): boolean {
-  if (TEXT_FLAGS.has(flag) || TEXT_KEYS.has(key) || /^[\da-fA-F:.]+\/\d+$/.test(text)) return true;
+  if (TEXT_FLAGS.has(flag) || TEXT_KEYS.has(key) || isNetwork(text)) return true;
   if (flag === 'blockdev') return /(^|\.)file$/.test(key) && !text.includes('/');
-  return (flag === 'smbios' && key !== 'file') || (flag === 'object' && key === 'data');
+  // `path` of type 11 is a file whose text the guest gets.
+  return (flag === 'smbios' && key !== '' && key !== 'file' && key !== 'path') || (flag === 'object' && key === 'data');
+}
+
+/** `10.0.2.0/24` */
+function isNetwork(text: string): boolean {
+  const [, address, bits] = /^([^/]+)\/(\d+)$/.exec(text) ?? [];
+  return bits !== undefined && isIP(address!) !== 0;
 }
 
 /** Monitors, QMP or for people, that listen on, or connect to, anything but a UNIX socket. */

@@ -1,8 +1,9 @@
 import { statSync } from 'node:fs';
+import { formatIsGuessed } from './argument-allowlist';
 import { checkedOptions, OUR_MONITOR } from './argument-rules';
 import { type Definition, type Disk, FIRMWARE_VARIABLES, InvalidDefinition } from './definition';
 import { type HostConfig, resolvePath, runFolder } from './host-config';
-import { formatArguments, isOn, type Option, parseArguments, readFields } from './qemu-options';
+import { formatArguments, isOn, joinFields, type Option, parseArguments, readFields } from './qemu-options';
 
 /** Real path of the QMP socket that the agent uses. Throws `PathRefused`. */
 export function monitorPath(config: HostConfig, definition: Definition): string {
@@ -30,7 +31,7 @@ export function qemuArguments(config: HostConfig, definition: Definition, { inco
     }
   };
   const machine = definition.commandLine
-    ? collect(checkedOptions(config, guest, 'commandLine', parseArguments(definition.commandLine).filter(({ flag }) => !OURS_TO_GIVE.has(flag))))
+    ? collect(checkedOptions(config, guest, 'commandLine', parseArguments(definition.commandLine).filter(({ flag }) => !OURS_TO_GIVE.has(flag)).map((option) => withFormat(option, definition.disks))))
     : machineOptions(definition, place, (netdevs) => collect(checkedOptions(config, guest, 'nics', netdevs)));
   const further = collect(checkedOptions(config, guest, 'arguments', parseArguments(definition.arguments)));
   const monitor = place(definition.monitor ?? '${run}/qmp.sock');
@@ -48,10 +49,56 @@ export function qemuArguments(config: HostConfig, definition: Definition, { inco
     // Always: a guest runs only when an agent that knows whose it is says `cont` (R10).
     { flag: 'S' },
     ...(incoming ? [{ flag: 'incoming', value: 'defer' }] : []),
+    ...(config.sandbox === 'on' ? [{ flag: 'sandbox', value: sandbox(config, [...machine, ...further]) }] : []),
     ...(config.chroot ? [{ flag: 'chroot', value: config.chroot }] : []),
     ...(config.runAs ? [{ flag: 'runas', value: config.runAs }] : []),
     ...further.map((option) => (confined ? keptOpen(option) : option)),
   ]);
+}
+
+/**
+ * What QEMU's seccomp filter takes from it: system calls that it never needs, new privileges, other programs, its own priority and affinity
+ * (qemu-options.hx). The filter is there before QEMU becomes the user of `-runas`, which `elevateprivileges=deny` then kills (SIGSYS, measured on 7.2;
+ * `children` does the same). Nothing is lost by that: as that user it has no privileges, and cannot get them back without another program. A bridge is
+ * joined by such a program, and a tap without `script=no` is brought up by one of the host's: a guest with such a nic may start programs.
+ */
+function sandbox(config: HostConfig, options: readonly Option[]): string {
+  const bridge = options.some((option) => isNet(option) && readFields(option)['type'] === 'bridge');
+  const tap = options.some((option) => isNet(option) && readFields(option)['type'] === 'tap' && !['script', 'downscript'].every((key) => readFields(option)[key] === 'no'));
+  const privileges = bridge || config.runAs ? 'allow' : 'deny';
+  return `on,obsolete=deny,elevateprivileges=${privileges},spawn=${bridge || tap ? 'allow' : 'deny'},resourcecontrol=deny`;
+}
+
+const isNet = ({ flag }: Option) => ['netdev', 'nic', 'net'].includes(flag);
+
+/** `-hda` and its like as the -drive that QEMU makes of them (system/vl.c). */
+const SHORTHANDS: Record<string, string> = {
+  hda: 'index=0,media=disk', hdb: 'index=1,media=disk', hdc: 'index=2,media=disk', hdd: 'index=3,media=disk', cdrom: 'index=2,media=cdrom',
+  fda: 'if=floppy,index=0', fdb: 'if=floppy,index=1', pflash: 'if=pflash', sd: 'if=sd', mtdblock: 'if=mtd',
+};
+
+/**
+ * An adopted guest's disk whose format its command line leaves out. QEMU would read it from the image's first bytes, which are the guest's, and which
+ * have come with it: one that has written a qcow2 header there would name its new host's files. So the format is named that QEMU had when it was adopted.
+ */
+function withFormat(option: Option, disks: readonly Disk[]): Option {
+  const { flag, value = '' } = option;
+  const formatOf = (file: string | undefined) => disks.find(({ path }) => path === file?.replace(/^file:/, ''))?.format ?? 'raw';
+  const shorthand = SHORTHANDS[flag];
+  if (shorthand) return { flag: 'drive', value: `${joinFields([`file=${value}`])},${shorthand},format=${formatOf(value)}` };
+  if (flag !== 'drive' || !isReadable(option) || !formatIsGuessed(option)) return option;
+  const fields = readFields(option);
+  return { flag, value: `${value},format=${formatOf(fields['file'] ?? fields['file.filename'])}` };
+}
+
+/** One that is not is refused with its reason where it is checked. */
+function isReadable(option: Option): boolean {
+  try {
+    readFields(option);
+    return true;
+  } catch {
+    return false;
+  }
 }
 
 /**
@@ -65,11 +112,11 @@ function keptOpen(option: Option): Option {
 
 /** Disks that `keptOpen` cannot help. */
 function opensAgain(option: Option): boolean {
-  return /^(hd[a-d]|pflash|sd|mtdblock)$/.test(option.flag) || (option.flag === 'blockdev' && Object.entries(readFields(option)).some(([key, value]) => /(^|\.)auto-read-only$/.test(key) && isOn(value)));
+  return option.flag === 'blockdev' && Object.entries(readFields(option)).some(([key, value]) => /(^|\.)auto-read-only$/.test(key) && isOn(value));
 }
 
 /** Options of an adopted command line that are left out: how to start is said anew each time. */
-const OURS_TO_GIVE = new Set(['daemonize', 'S', 'incoming', 'pidfile']);
+const OURS_TO_GIVE = new Set(['daemonize', 'S', 'incoming', 'pidfile', 'sandbox']);
 
 /** The machine that a definition's fields describe: no default device, no window, only what is named. */
 function machineOptions(definition: Definition, place: (portable: string) => string, checked: (options: Option[]) => Option[]): Option[] {

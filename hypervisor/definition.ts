@@ -131,6 +131,8 @@ export function parseYamlWith<S extends z.ZodType>(schema: S, text: string, what
   let value: unknown;
   try {
     value = parseYaml(text);
+    // A part that an alias puts into itself has no end.
+    JSON.stringify(value);
   } catch (error) {
     throw new InvalidDefinition(`${what} is not YAML: ${(error as Error).message.split('\n')[0]}`);
   }

@@ -3,6 +3,7 @@ import { join } from 'node:path';
 import { stringify } from 'yaml';
 import { definitionSchema, parseYamlWith, type Definition } from './definition';
 import { readJson, removeDurably, writeDurably } from './durable';
+import { folderName } from './host-config';
 import type { ProcessIdentity } from './processes';
 import type { IoThrottle } from '../qmp/vocabulary';
 
@@ -152,7 +153,7 @@ export class GuestStore {
 
   /** Forgets the guest on this host. */
   async remove(guest: string): Promise<void> {
-    await removeDurably(join(this.stateDir, 'guests', guest));
+    await removeDurably(this.path(guest, ''));
   }
 
   kept(): KeptImages[] {
@@ -165,6 +166,6 @@ export class GuestStore {
   }
 
   private path(guest: string, file: string): string {
-    return join(this.stateDir, 'guests', guest, file);
+    return join(this.stateDir, 'guests', folderName(guest), file);
   }
 }

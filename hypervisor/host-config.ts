@@ -1,8 +1,8 @@
-import { lstatSync, readFileSync, realpathSync, statSync } from 'node:fs';
+import { existsSync, lstatSync, readFileSync, realpathSync, statSync } from 'node:fs';
 import { isIP } from 'node:net';
 import { basename, dirname, isAbsolute, join, normalize } from 'node:path';
 import { z } from 'zod';
-import { parseYamlWith } from './definition';
+import { guestNameSchema, parseYamlWith } from './definition';
 import { sizeSchema } from './size';
 
 const absolutePath = z.string().refine((path) => isAbsolute(path) && normalize(path) === path.replace(/(.)\/$/, '$1') && !/[\0\n,]/.test(path), 'give an absolute path without "..", comma or trailing slash');
@@ -57,12 +57,23 @@ export const hostConfigSchema = z.strictObject({
   slots: z.strictObject({ outgoing: z.int().min(0).max(1000), incoming: z.int().min(0).max(1000) }).default({ outgoing: 2, incoming: 2 }),
   /** Memory for guests in bytes; default: what the kernel says is available. */
   memory: sizeSchema.optional(),
+  /** What definitions may bring beyond `argument-allowlist.ts`: an option without its dash, or `kind=name`, such as `device=vfio-pci`. */
+  allow: z.array(z.string().regex(/^[A-Za-z0-9_-]+(=[A-Za-z0-9_.-]+)?$/, 'give an option without its dash, or kind=name, such as device=usb-host')).default([]),
+  /** QEMU's `-sandbox` for guests started here: system calls that it never needs end it. */
+  sandbox: z.enum(['on', 'off']).default('on'),
   /** Further `-chroot` and `-runas` for guests started here, as an adopted guest's command line may carry them. */
   chroot: absolutePath.optional(),
   runAs: z.string().regex(/^[a-z_][a-z0-9_-]*$/).optional(),
 }).superRefine((config, context) => {
   const given = Object.keys(securitySchema).filter((field) => config[field as keyof typeof securitySchema] !== undefined);
   if (given.length !== 1) context.addIssue({ code: 'custom', path: [given[0] ?? 'tls'], message: `${SECURITY_WAYS}\n  here ${given.length === 0 ? 'is none of them' : `are ${given.join(' and ')}`}` });
+  const { stateDir, runDir, tls, psk } = config;
+  const within = (inner: string, outer: string) => inner === outer || inner.startsWith(outer === '/' ? '/' : `${outer.replace(/\/$/, '')}/`);
+  for (const [name, { path }] of Object.entries(config.roots)) {
+    for (const [field, own] of Object.entries({ stateDir, runDir, 'tls.dir': tls?.dir, 'psk.dir': psk?.dir })) {
+      if (own !== undefined && (within(path, own) || within(own, path))) context.addIssue({ code: 'custom', path: ['roots', name], message: `a definition could name files of ${field} (${own}): give guests a folder beside it` });
+    }
+  }
 });
 
 export type HostConfig = z.output<typeof hostConfigSchema>;
@@ -77,9 +88,15 @@ export class PathRefused extends Error {
   override readonly name = 'PathRefused';
 }
 
-/** The guest's run folder on this host. */
+/** The guest's run folder on this host. Throws `PathRefused` for a name that would lead elsewhere. */
 export function runFolder(config: HostConfig, guest: string): string {
-  return join(config.runDir, guest);
+  return join(config.runDir, folderName(guest));
+}
+
+/** A guest's name as that of a folder. It comes with every request, also from whoever schedules an agent's activities by himself. */
+export function folderName(guest: string): string {
+  if (!guestNameSchema.safeParse(guest).success) throw new PathRefused(`${JSON.stringify(guest)?.slice(0, 80)} is no guest's name`);
+  return guest;
 }
 
 /**
@@ -96,9 +113,33 @@ export function resolvePath(config: HostConfig, guest: string, portable: string)
   if (!folder) throw new PathRefused(`"${portable}": host ${config.name} has no root "${root}" (it has ${Object.keys(config.roots).join(', ') || 'none'}): add it to roots in its configuration`);
   const path = join(folder.path, relative);
   const real = realPathOfLongestExisting(path);
+  const nowhere = linkToNowhere(path);
+  if (nowhere) throw new PathRefused(`"${portable}" leads through ${nowhere}, a link to nowhere: a file made there would be wherever it points`);
   if (real === join(realPathOfLongestExisting(folder.path), relative)) return path;
-  if (folder.blockDevices && real.startsWith('/dev/') && lstatSync(path).isSymbolicLink() && statSync(path).isBlockDevice()) return path;
+  if (folder.blockDevices && real.startsWith('/dev/') && isLinkToBlockDevice(path)) return path;
   throw new PathRefused(`"${portable}" leads to ${real}, outside the root "${root}" (${folder.path}) of host ${config.name}`);
+}
+
+function isLinkToBlockDevice(path: string): boolean {
+  try {
+    return lstatSync(path).isSymbolicLink() && statSync(path).isBlockDevice();
+  } catch {
+    // Such as a path below a device.
+    return false;
+  }
+}
+
+function linkToNowhere(path: string): string | undefined {
+  if (existsSync(path)) return undefined;
+  return isLink(path) ? path : linkToNowhere(dirname(path));
+}
+
+function isLink(path: string): boolean {
+  try {
+    return lstatSync(path).isSymbolicLink();
+  } catch {
+    return false;
+  }
 }
 
 function realPathOfLongestExisting(path: string): string {

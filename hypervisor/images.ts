@@ -1,7 +1,13 @@
 import { existsSync, lstatSync, statSync } from 'node:fs';
 import { chmod, link, mkdir, open, rename, rm, rmdir, unlink } from 'node:fs/promises';
 import { dirname } from 'node:path';
+import { z } from 'zod';
+import { parseWith } from './definition';
 import type { Host } from './host';
+import { checkLayers } from './image-layers';
+
+/** What qemu-img prints is made of the image's own words. */
+const infoSchema = z.object({ 'virtual-size': z.int().min(0), format: z.string(), 'backing-filename': z.string().optional(), snapshots: z.array(z.object({ name: z.string() })).optional() });
 
 export interface ImageInfo {
   /** What the guest sees, in bytes; sizes must match to the byte, or the mirror fails at its very end (facts/qemu.md §6). */
@@ -13,11 +19,12 @@ export interface ImageInfo {
   snapshots: string[];
 }
 
-/** Reads an image; `-U` because a running QEMU holds its lock. */
+/** Reads an image; `-U` because a running QEMU holds its lock. Throws `PathRefused` if its header leads outside of the host's roots. */
 export async function imageInfo(host: Host, path: string, format: string): Promise<ImageInfo> {
   const blockDevice = statSync(path).isBlockDevice();
+  if (format === 'qcow2') checkLayers(host.config, path);
   const printed = await host.programs.run(host.config.binaries.qemuImg, ['info', '-U', '--output=json', '-f', format, path]);
-  const info = JSON.parse(printed) as { 'virtual-size': number; format: string; 'backing-filename'?: string; snapshots?: { name: string }[] };
+  const info = parseWith(infoSchema, JSON.parse(printed), `what qemu-img says of ${path}`);
   return {
     virtualSizeBytes: blockDevice && format === 'raw' ? await blockDeviceSize(host, path) : info['virtual-size'],
     format: info.format,

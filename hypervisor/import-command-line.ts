@@ -30,7 +30,7 @@ export interface Import {
 }
 
 /** How a QEMU starts is said anew at each start, and `-gdb`, `-writeconfig` are nothing to the guest. */
-const REMOVED = new Set(['daemonize', 'pidfile', 'S', 'incoming', 'chroot', 'runas', 'run-with', 's', 'gdb', 'writeconfig']);
+const REMOVED = new Set(['daemonize', 'pidfile', 'S', 'incoming', 'chroot', 'runas', 'run-with', 'sandbox', 's', 'gdb', 'writeconfig']);
 
 const REFUSED: Record<string, string> = {
   loadvm: 'it starts from a snapshot, which is not copied', snapshot: 'what the guest writes is in temporary files that nobody else can open', readconfig: 'its file is not read here: give its options themselves',

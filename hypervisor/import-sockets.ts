@@ -1,5 +1,5 @@
 import { basename } from 'node:path';
-import { NETWORK_DEVICE } from './argument-rules';
+import { NETWORK_DEVICE } from './argument-allowlist';
 import { isOn, joinFields, type Option, readFields, splitFields } from './qemu-options';
 
 type Refuse = (reason: string) => void;

@@ -5,9 +5,10 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { QmpError, QmpProtocolError } from '../qmp/errors';
 import type { QmpMonitor } from '../qmp/monitor';
 import { qemuArguments } from './command-line';
-import type { Definition } from './definition';
+import { allDisks, type Definition } from './definition';
 import { GuestGone, GuestStateError, type Host } from './host';
 import { runFolder } from './host-config';
+import { checkLayers } from './image-layers';
 import { madeAtStart } from './import-command-line';
 import { logTail } from './processes';
 import { mayStart } from './startable';
@@ -28,6 +29,7 @@ export async function ensureQemu(host: Host, definition: Definition, incoming: b
   if (!host.process(guest)) {
     await mkdir(runFolder(host.config, guest), { recursive: true, mode: 0o700 });
     const args = qemuArguments(host.config, definition, { incoming });
+    for (const { path, format } of allDisks(definition)) if (format === 'qcow2') checkLayers(host.config, host.path(guest, path));
     const logFile = host.runFile(guest, 'qemu.log');
     await host.programs.start(emulatorPath(host, definition.emulator), args, logFile, (signal) => monitorReady(host, guest, signal)).catch(async (error: unknown) => {
       // A QEMU that dies at start leaves its sockets. An incoming one shares the folder with the storage daemon, and is undone with it.

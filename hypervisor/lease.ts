@@ -1,7 +1,7 @@
 import type { Server, Socket } from 'node:net';
-import { createInterface } from 'node:readline';
 import { setTimeout as delay } from 'node:timers/promises';
 import type { HostConfig } from './host-config';
+import { onMessages, type ToDestination, toDestinationSchema, type ToSource, toSourceSchema } from './lease-messages';
 import { isAddressInUse, noFreePort, portsInOrder } from './ports';
 import { connectToPeer, createPeerServer, type Peer, refusalOf } from './secure-socket';
 
@@ -15,8 +15,8 @@ export const BEAT_MS = 25;
 /** Whoever is refused is not believed a moment later. */
 const REFUSED_PAUSE_MS = 1_000;
 
-type ToDestination = { attempt: string } | { greet: string } | { run: boolean; handedOver?: true };
-type ToSource = { armed: boolean; handedOver?: true } | { beat: number } | { gone: string } | { host: string } | { refused: string };
+/** Each source has one, and some for a moment; the rest is for those that were cut off and have not been noticed yet. */
+const MOST_CONNECTIONS = 2_000;
 
 /** What a destination's `receive` gives to the lease. */
 export interface LeaseHolder {
@@ -41,6 +41,7 @@ export class LeaseServer {
     for (const port of [...(preferred ? [preferred] : []), ...portsInOrder(config.ports)]) {
       const arrived: { lease?: LeaseServer } = {};
       const server = createPeerServer(config, (socket, peer) => arrived.lease?.accept(socket, peer));
+      server.maxConnections = MOST_CONNECTIONS;
       try {
         await new Promise<void>((resolve, reject) => server.once('error', reject).listen(port, config.address, resolve));
       } catch (error) {
@@ -86,7 +87,7 @@ export class LeaseServer {
       return;
     }
     let attempt: string | undefined;
-    onMessages<ToDestination>(socket, (message) => {
+    onMessages(socket, toDestinationSchema, (message) => {
       if ('greet' in message) send(this.answer(message.greet, peer));
       else if ('attempt' in message && attempt === undefined) {
         attempt = message.attempt;
@@ -147,7 +148,7 @@ export async function greet(config: HostConfig, to: LeasePeer, timeoutMs: number
       };
       late.addEventListener('abort', () => settle(`the agent of ${at} did not answer ${config.name} within ${timeoutMs / 1000} s: see the firewall`));
       socket.on('error', failed).once('close', () => resolve(`the agent of ${at} closed the connection of ${config.name}: see its log, and that both configurations say the same of tls, psk and insecure`));
-      onMessages<ToSource>(socket, (message) => {
+      onMessages(socket, toSourceSchema, (message) => {
         if ('host' in message) settle(message.host === to.name ? undefined : `${to.host} port ${to.port} is ${message.host}, not ${to.name}: correct the address of ${to.name}`);
         else if ('refused' in message) settle(`${to.name} refuses ${config.name}: ${message.refused}`);
       });
@@ -238,7 +239,7 @@ export class Lease {
       this.send(socket, this.word);
     }).setNoDelay(true);
     this.socket = socket;
-    onMessages<ToSource>(socket, (message) => this.receive(socket, message));
+    onMessages(socket, toSourceSchema, (message) => this.receive(socket, message));
     await new Promise<void>((resolve, reject) => socket.on('error', (error) => (socket.destroy(), reject(error))).once('close', () => resolve()));
   }
 
@@ -277,14 +278,4 @@ export class Lease {
       signal.addEventListener('abort', abort);
     });
   }
-}
-
-function onMessages<T>(socket: Socket, handle: (message: T) => void): void {
-  createInterface({ input: socket }).on('line', (line) => {
-    try {
-      handle(JSON.parse(line) as T);
-    } catch {
-      socket.destroy();
-    }
-  }).on('error', () => socket.destroy());
 }

@@ -1,5 +1,4 @@
-import { existsSync, lstatSync } from 'node:fs';
-import { dirname, normalize } from 'node:path';
+import { normalize } from 'node:path';
 import { type HostConfig, resolvePath, runFolder } from './host-config';
 
 /** Devices that every host has, and that hold nothing. */
@@ -23,10 +22,10 @@ function relativeToLongest(roots: { name: string; path: string }[], path: string
   return relative ? `\${${root.name}}/${relative}` : `\${${root.name}}`;
 }
 
-/** Why a guest may not use this absolute path: it, or what it links to, is in none of the host's roots and not in the guest's run folder. Undefined if it may. */
-export function pathProblem(config: HostConfig, guest: string, path: string): string | undefined {
+/** Why a guest may not use this absolute path: it, or what it links to, is in none of the host's roots and not in the guest's run folder (without a guest: in none). Undefined if it may. */
+export function pathProblem(config: HostConfig, guest: string | undefined, path: string): string | undefined {
   if (HARMLESS.has(path)) return undefined;
-  const roots = [{ name: 'run', path: runFolder(config, guest) }, ...Object.entries(config.roots).map(([name, root]) => ({ name, path: root.path }))];
+  const roots = [...(guest === undefined ? [] : [{ name: 'run', path: runFolder(config, guest) }]), ...Object.entries(config.roots).map(([name, root]) => ({ name, path: root.path }))];
   const portable = relativeToLongest(roots, path);
   if (portable === undefined) {
     const known = Object.entries(config.roots).map(([name, root]) => `${name}=${root.path}`).join(', ') || 'none';
@@ -34,15 +33,9 @@ export function pathProblem(config: HostConfig, guest: string, path: string): st
   }
   if (!portable.includes('/')) return undefined;
   try {
-    resolvePath(config, guest, portable);
+    resolvePath(config, guest ?? '', portable);
   } catch (error) {
     return (error as Error).message;
   }
-  const link = linkToNowhere(path);
-  return link && `${path} leads through ${link}, a link to nowhere: a file made there would be wherever it points`;
-}
-
-function linkToNowhere(path: string): string | undefined {
-  if (existsSync(path)) return undefined;
-  return lstatSync(path, { throwIfNoEntry: false })?.isSymbolicLink() ? path : linkToNowhere(dirname(path));
+  return undefined;
 }

@@ -62,13 +62,26 @@ export async function terminate(identity: ProcessIdentity, graceMs: number): Pro
   throw new Error(`process ${identity.pid} does not end, not even by SIGKILL: look for a hanging disk or network file system`);
 }
 
+/**
+ * What a child gets of our environment: where programs, modules and temporary files are, and how text is written. Not ours as a whole: it may have
+ * the key to Temporal, and whoever takes over a QEMU can read its environment.
+ */
+export function childEnvironment(more?: RegExp): NodeJS.ProcessEnv {
+  const passed = /^(PATH|HOME|LANG|LC_.*|TZ|TMPDIR|LD_LIBRARY_PATH|QEMU_MODULE_DIR)$/;
+  return Object.fromEntries(Object.entries(process.env).filter(([name]) => passed.test(name) || more?.test(name)));
+}
+
+/** Of what a QEMU makes, such as its sockets: nobody else may read or write it. */
+const CHILD_UMASK = 0o177;
+
 /** A program that ended before it was of use; the message carries what it printed. */
 export class ProcessFailed extends Error {
   override readonly name = 'ProcessFailed';
 }
 
 /**
- * Starts a program that outlives us, in a session of its own, with its output in `logFile`, and waits until `ready` resolves.
+ * Starts a program that outlives us, in a session of its own, with its output in `logFile` and that file's folder as its own, and waits until
+ * `ready` resolves.
  * Throws `ProcessFailed` with what it printed if it ends first, and what `ready` throws. `ready` gets a signal that is aborted then, and after `timeoutMs`.
  */
 export async function startDetached(
@@ -81,7 +94,11 @@ export async function startDetached(
   mkdirSync(dirname(logFile), { recursive: true, mode: 0o700 });
   rmSync(logFile, { force: true });
   const log = openSync(logFile, 'a', 0o600);
-  const child = spawn(binary, args, { detached: true, stdio: ['ignore', log, log], cwd: '/' });
+  // A child has its parent's mask, and is made before `spawn` returns.
+  const before = process.umask(CHILD_UMASK);
+  // Its own folder: a relative name that some option hides would be found there, and nowhere else.
+  const child = spawn(binary, args, { detached: true, stdio: ['ignore', log, log], cwd: dirname(logFile), env: childEnvironment() });
+  process.umask(before);
   closeSync(log);
   child.unref();
   const over = new AbortController();
@@ -119,7 +136,7 @@ const execFileAsync = promisify(execFile);
 /** Runs a short program to its end and gives its stdout. Throws `ProcessFailed` with its stderr. */
 export async function run(binary: string, args: string[], signal?: AbortSignal): Promise<string> {
   try {
-    return (await execFileAsync(binary, args, { maxBuffer: 16 * 2 ** 20, ...(signal && { signal }) })).stdout;
+    return (await execFileAsync(binary, args, { maxBuffer: 16 * 2 ** 20, env: childEnvironment(), ...(signal && { signal }) })).stdout;
   } catch (error) {
     signal?.throwIfAborted();
     const { stderr, message } = error as { stderr?: string; message: string };
@@ -129,7 +146,7 @@ export async function run(binary: string, args: string[], signal?: AbortSignal):
 
 /** Runs a short program that is told `input` on its stdin; gives what it printed, whatever its exit code. Killed after `timeoutMs`. Throws `ProcessFailed` if it cannot be started. */
 export async function converse(binary: string, args: string[], input: string, timeoutMs: number): Promise<{ stdout: string; stderr: string }> {
-  const child = spawn(binary, args, { stdio: ['pipe', 'pipe', 'pipe'], timeout: timeoutMs, killSignal: 'SIGKILL' });
+  const child = spawn(binary, args, { stdio: ['pipe', 'pipe', 'pipe'], env: childEnvironment(), timeout: timeoutMs, killSignal: 'SIGKILL' });
   let [stdout, stderr] = ['', ''];
   child.stdout.on('data', (data: Buffer) => (stdout += data.toString()));
   child.stderr.on('data', (data: Buffer) => (stderr += data.toString()));

@@ -2,7 +2,7 @@ import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
-import { commandLineOf, converse, isAlive, processExit, ProcessFailed, type ProcessIdentity, processOfPidFile, run, startDetached, terminate } from './processes';
+import { childEnvironment, commandLineOf, converse, isAlive, processExit, ProcessFailed, type ProcessIdentity, processOfPidFile, run, startDetached, terminate } from './processes';
 
 /** The end of a guard's pipe that we hold: what is said, and that it ends, is all that a guard acts on. */
 export interface GuardPipe {
@@ -37,7 +37,7 @@ const GUARD = [join(__dirname, 'guard-main.js'), join(__dirname, '../dist/hyperv
 
 async function startGuard(jobFile: string, pidFile: string): Promise<GuardPipe> {
   if (!GUARD) throw new ProcessFailed('the guard program is not built: run npm run build');
-  const child = spawn(process.execPath, [GUARD, jobFile, pidFile], { detached: true, stdio: ['pipe', 'pipe', 'ignore'], cwd: '/' });
+  const child = spawn(process.execPath, [GUARD, jobFile, pidFile], { detached: true, stdio: ['pipe', 'pipe', 'ignore'], cwd: '/', env: childEnvironment(/^(NODE_OPTIONS|VMFERRY_(?!PAYLOAD).*)$/) });
   child.stdin.on('error', () => undefined);
   const watches = once(child.stdout, 'data');
   const ended = once(child, 'exit').then(([code]) => Promise.reject(new ProcessFailed(`the guard that was told ${jobFile} ended at start with exit code ${code}`)));

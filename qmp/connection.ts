@@ -3,11 +3,12 @@ import { arm, type Deadline } from './deadline';
 import { QmpCommandFailed, QmpDisconnected, QmpError, QmpProtocolError, QmpTimeout } from './errors';
 import { QmpEventQueue } from './event-queue';
 import { openMonitor, type QmpGreeting } from './handshake';
-import { LineDecoder } from './line-decoder';
+import { checkDepth, LineDecoder } from './line-decoder';
+import { implausible } from './plausible';
 import type { QmpArguments, QmpCommand, QmpEvent, QmpEventName, QmpOobCommand, QmpReturns } from './vocabulary';
 
 export interface ConnectOptions extends Deadline {
-  /** The longest line that is accepted. Default 64 MiB. */
+  /** The longest line that is accepted. Default 32 MiB: `query-qmp-schema` has 0.2 MiB. */
   maxReplyBytes?: number;
 }
 
@@ -45,7 +46,9 @@ interface Message {
 
 const CONNECT_MS = 5_000;
 const COMMAND_MS = 60_000;
-const MAX_REPLY_BYTES = 64 * 2 ** 20;
+/** Of QEMU's words in a message: it goes into Temporal's history and to people. */
+const LONGEST_DESC = 4_096;
+const MAX_REPLY_BYTES = 32 * 2 ** 20;
 
 /**
  * QEMU stops reading its socket, and with that also out-of-band commands, when 8 in-band ones are queued (QEMU's monitor/qmp.c,
@@ -169,19 +172,21 @@ export class QmpConnection implements QmpExecutor {
     try {
       for (const line of this.lines.push(chunk)) {
         if (this.ended) return;
-        if (line.length > 0) this.dispatch(JSON.parse(line.toString('utf8')) as Message | null);
+        if (line.length === 0) continue;
+        checkDepth(line);
+        this.dispatch(JSON.parse(line.toString('utf8')) as Message | null, line.length);
       }
     } catch (error) {
       this.end(error instanceof QmpError ? error : new QmpProtocolError(this.path, (error as Error).message, { cause: error }));
     }
   }
 
-  private dispatch(message: Message | null): void {
+  private dispatch(message: Message | null, bytes: number): void {
     if (message === null || typeof message !== 'object') throw new QmpProtocolError(this.path, 'a line is no JSON object');
     if (typeof message.event === 'string' && typeof message.timestamp?.seconds === 'number') {
       // QEMU leaves `data` out where there is none.
       const event = { event: message.event, data: message.data ?? {}, timestamp: message.timestamp } as QmpEvent;
-      for (const listener of [...this.listeners]) listener.deliver(event);
+      for (const listener of [...this.listeners]) listener.deliver(event, bytes);
     } else if (message.return !== undefined || message.error) {
       this.answer(message);
     } else {
@@ -196,7 +201,9 @@ export class QmpConnection implements QmpExecutor {
     if (!request) return;
     this.sent.delete(request.id);
     if (!request.oob) this.inBandSent--;
-    if (error) request.caller?.reject(new QmpCommandFailed(this.path, request.command, error.class, error.desc));
+    const wrong = error ? undefined : implausible(request.command, value);
+    if (error) request.caller?.reject(new QmpCommandFailed(this.path, request.command, String(error.class), String(error.desc).slice(0, LONGEST_DESC)));
+    else if (wrong) request.caller?.reject(new QmpProtocolError(this.path, wrong));
     else request.caller?.resolve(value);
     const [next] = this.unsent;
     if (next && this.inBandSent < IN_BAND_LIMIT) {

@@ -1,11 +1,15 @@
 import { arm, type Deadline } from './deadline';
-import { QmpDisconnected, type QmpError, QmpTimeout } from './errors';
+import { QmpDisconnected, type QmpError, QmpProtocolError, QmpTimeout } from './errors';
 import type { QmpEvent, QmpEventName } from './vocabulary';
 
 /** When QEMU sent the event: milliseconds since the epoch, by the clock of QEMU's host, to the microsecond. */
 export function eventTimeMs({ timestamp }: Pick<QmpEvent, 'timestamp'>): number {
   return timestamp.seconds * 1_000 + timestamp.microseconds / 1_000;
 }
+
+/** A move has some hundred events; a guest that floods BLOCK_IO_ERROR is limited by QEMU to one a second and device. */
+const MOST_EVENTS = 10_000;
+const MOST_BYTES = 16 * 2 ** 20;
 
 interface Waiter {
   resolve: (event: QmpEvent) => void;
@@ -14,11 +18,12 @@ interface Waiter {
 
 /**
  * One listener's own events, in the order in which QEMU sent them; nothing that others read is missed. It collects from the moment when
- * it is opened until `close()`, without bound, so that reading may be late. Open it *before* the command that causes the event, and close
+ * it is opened until `close()`, so that reading may be late; whoever sends more than `MOST_BYTES` or `MOST_EVENTS` unread is no QEMU. Open it *before* the command that causes the event, and close
  * it in a `finally`. For events before it was opened, or while there was no connection, ask QEMU for the state.
  */
 export class QmpEventQueue<N extends QmpEventName = QmpEventName> implements AsyncIterable<QmpEvent<N>> {
-  private events: QmpEvent[] = [];
+  private events: { event: QmpEvent; bytes: number }[] = [];
+  private unreadBytes = 0;
   private readonly waiters = new Set<Waiter>();
   private ended: QmpError | undefined;
   private closed = false;
@@ -56,7 +61,9 @@ export class QmpEventQueue<N extends QmpEventName = QmpEventName> implements Asy
 
   /** An event that has already come, or undefined. */
   tryNext(): QmpEvent<N> | undefined {
-    return this.events.shift() as QmpEvent<N> | undefined;
+    const first = this.events.shift();
+    this.unreadBytes -= first?.bytes ?? 0;
+    return first?.event as QmpEvent<N> | undefined;
   }
 
   /** Ends quietly after `close()`, and with an error when the connection ends. Leaving the loop does not close the queue: another may follow. */
@@ -77,12 +84,14 @@ export class QmpEventQueue<N extends QmpEventName = QmpEventName> implements Asy
     this.onClose();
   }
 
-  /** For `QmpConnection` only: an event has come. */
-  deliver(event: QmpEvent): void {
+  /** For `QmpConnection` only: an event has come, in a line of so many bytes. Throws `QmpProtocolError` if too much is unread. */
+  deliver(event: QmpEvent, bytes: number): void {
     if (this.ended || (this.names.length > 0 && !this.names.includes(event.event))) return;
     const [waiter] = this.waiters;
-    if (waiter) waiter.resolve(event);
-    else this.events.push(event);
+    if (waiter) return waiter.resolve(event);
+    this.events.push({ event, bytes });
+    this.unreadBytes += bytes;
+    if (this.events.length > MOST_EVENTS || this.unreadBytes > MOST_BYTES) throw new QmpProtocolError(this.path, `it floods us with events (${this.events.length} unread)`);
   }
 
   /** For `QmpConnection` only: nothing will come any more. */

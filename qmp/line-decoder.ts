@@ -40,3 +40,26 @@ export class LineDecoder {
     return line.at(-1) === CARRIAGE_RETURN ? line.subarray(0, -1) : line;
   }
 }
+
+/** QEMU's own bound for what it reads (qobject/json-streamer.c, MAX_NESTING). Whoever walks a reply walks no deeper. */
+export const DEEPEST = 1_024;
+
+/** JSON nested deeper than `DEEPEST`. */
+export class TooDeep extends Error {
+  override readonly name = 'TooDeep';
+}
+
+const [QUOTE, BACKSLASH] = [0x22, 0x5c];
+
+/** Throws `TooDeep` if a line of JSON is nested deeper than `DEEPEST`; looks at nothing else. */
+export function checkDepth(line: Buffer): void {
+  let depth = 0;
+  for (let at = 0; at < line.length; at++) {
+    const byte = line[at];
+    if (byte === QUOTE) {
+      for (at++; at < line.length && line[at] !== QUOTE; at++) if (line[at] === BACKSLASH) at++;
+    } else if (byte === 0x7b || byte === 0x5b) {
+      if (++depth > DEEPEST) throw new TooDeep(`a line is nested deeper than ${DEEPEST}`);
+    } else if (byte === 0x7d || byte === 0x5d) depth--;
+  }
+}

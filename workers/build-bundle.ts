@@ -1,11 +1,12 @@
 import { writeFileSync } from 'node:fs';
-import { bundleWorkflows, BUNDLE_PATH } from './control';
+import { bundlePath, bundleWorkflows } from './control';
 
 /** Run by `npm run build`: bundles the workflows once, so that a worker starts without doing so. */
-bundleWorkflows().then(
-  ({ code }) => writeFileSync(BUNDLE_PATH, code),
-  (error: Error) => {
-    console.error(error.message);
-    process.exit(1);
-  },
-);
+async function main(): Promise<void> {
+  for (const sealed of [false, true]) writeFileSync(bundlePath(sealed), (await bundleWorkflows(sealed)).code);
+}
+
+main().catch((error: Error) => {
+  console.error(error.message);
+  process.exit(1);
+});

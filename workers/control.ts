@@ -8,6 +8,7 @@ import type { Logger } from 'pino';
 import { fleetActivities } from '../activities/fleet';
 import { CONTROL_QUEUE, DEPLOYMENT, SEARCH_ATTRIBUTES } from '../workflows/messages';
 import { connectClient, connectWorker, type TemporalAddress } from './connection';
+import { payloadConverter } from './payload-codec';
 
 /** A part of vmferry that runs until it is stopped; stopping never touches a guest. */
 export interface RunningWorker {
@@ -16,12 +17,13 @@ export interface RunningWorker {
   stop(): Promise<void>;
 }
 
-/** Where `npm run build` puts the workflows' bundle, beside this file's compiled form. */
-export const BUNDLE_PATH = join(__dirname, 'workflow-bundle.js');
+/** Where `npm run build` puts the workflows' bundle, beside this file's compiled form; one for plain payloads, and one for encrypted ones. */
+export const bundlePath = (sealed: boolean) => join(__dirname, sealed ? 'workflow-bundle-sealed.js' : 'workflow-bundle.js');
 
-export async function bundleWorkflows(): Promise<WorkflowBundleWithSourceMap> {
+/** `sealed`: with payload encryption, the words of a workflow's failures are payloads too. */
+export async function bundleWorkflows(sealed = false): Promise<WorkflowBundleWithSourceMap> {
   const quiet = { trace() {}, debug() {}, info() {}, log() {}, warn: console.warn, error: console.error };
-  return await bundleWorkflowCode({ workflowsPath: require.resolve('../workflows'), logger: quiet });
+  return await bundleWorkflowCode({ workflowsPath: require.resolve('../workflows'), ...(sealed && { failureConverterPath: require.resolve('./failure-converter') }), logger: quiet });
 }
 
 /** Runs all workflows. Any number of these may run; they hold no state. */
@@ -29,11 +31,14 @@ export async function startControlWorker(options: { temporal?: TemporalAddress; 
   const { client, connection: clientConnection } = await connectClient(options.temporal);
   await ensureSearchAttributes(clientConnection, client.options.namespace);
   const { connection, namespace } = await connectWorker(options.temporal);
+  const dataConverter = payloadConverter();
+  const sealed = dataConverter !== undefined;
   const worker = await Worker.create({
     connection,
     namespace,
     taskQueue: CONTROL_QUEUE,
-    workflowBundle: options.bundle ?? (existsSync(BUNDLE_PATH) ? { codePath: BUNDLE_PATH } : await bundleWorkflows()),
+    workflowBundle: options.bundle ?? (existsSync(bundlePath(sealed)) ? { codePath: bundlePath(sealed) } : await bundleWorkflows(sealed)),
+    ...(dataConverter && { dataConverter }),
     activities: fleetActivities(client),
     shutdownGraceTime: '10 seconds',
     ...versioning(process.env['VMFERRY_BUILD']),

@@ -1,4 +1,4 @@
-import { mkdir, unlink } from 'node:fs/promises';
+import { unlink } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Client } from '@temporalio/client';
 import { type NativeConnection, Worker } from '@temporalio/worker';
@@ -17,11 +17,13 @@ import { Host } from '../hypervisor/host';
 import { guestReport, type HostFacts, hostFacts, rootReports, totalMemoryBytes } from '../hypervisor/host-report';
 import type { HostConfig } from '../hypervisor/host-config';
 import { LeaseServer } from '../hypervisor/lease';
+import { makePrivateFolders } from '../hypervisor/private-folders';
 import type { Programs } from '../hypervisor/programs';
 import { Switchovers } from '../hypervisor/switchovers';
 import { CONTROL_QUEUE, convergencePolicySchema, hostWorkflowId, type HostReport, newsSignal, reportSignal } from '../workflows/messages';
 import { connectClient, connectWorker } from './connection';
 import type { RunningWorker } from './control';
+import { payloadConverter } from './payload-codec';
 
 export interface RunningAgent extends RunningWorker {
   host: Host;
@@ -51,8 +53,7 @@ const GRACE = '100 milliseconds';
  * the guests do not notice.
  */
 export async function startHostAgent(config: HostConfig, logger: Logger, { programs, shared }: AgentOptions = {}): Promise<RunningAgent> {
-  await mkdir(config.stateDir, { recursive: true, mode: 0o700 });
-  await mkdir(config.runDir, { recursive: true, mode: 0o700 });
+  for (const problem of await makePrivateFolders(config)) logger.warn({ host: config.name }, problem);
   parseWith(convergencePolicySchema.partial(), config.migration, `migration in the configuration of ${config.name}`);
   const host = new Host(config, programs);
   const leasePortFile = join(config.stateDir, 'lease-port.json');
@@ -77,10 +78,12 @@ export async function startHostAgent(config: HostConfig, logger: Logger, { progr
   };
   const deps: HostDependencies = { host, lease, logger, announce, tell, switchovers: new Switchovers() };
   await resumeWindows(deps);
+  const dataConverter = payloadConverter();
   const worker = await Worker.create({
     connection,
     namespace: client.options.namespace,
     taskQueue: config.name,
+    ...(dataConverter && { dataConverter }),
     activities: createHostActivities(deps),
     shutdownGraceTime: GRACE,
     // Progress is live, and a cancel arrives, within half a second.

@@ -106,6 +106,9 @@ export interface DecisionRecord {
   why: string;
 }
 
+/** A migration's memo has its decisions, each under a key of its own: they are counted from 1. */
+export const decisionMemoKey = (number: number) => `decision-${String(number).padStart(3, '0')}`;
+
 export interface MigrationResult {
   vm: string;
   from: string;
@@ -234,7 +237,9 @@ export const reportSignal = defineSignal<[HostReport]>('report');
 /** Rejects with `NoSlot`, `MigrationRefused` or `HostUnreachable` if the host cannot give it now. */
 export const reserveUpdate = defineUpdate<void, [Reservation]>('reserve');
 export const releaseUpdate = defineUpdate<void, [{ workflowId: string; runId: string }]>('release');
-/** Without `cordon` the host is uncordoned. */
+/** Who cordons a host that is being emptied. */
+export const EVACUATION = 'evacuation';
+/** Without `cordon` the host is uncordoned. A cordon `by` an evacuation does not replace a person's. */
 export const cordonUpdate = defineUpdate<void, [{ cordon?: { by: string; reason: string } }]>('cordon');
 /** Without `slots` those of its configuration apply again. */
 export const setSlotsUpdate = defineUpdate<void, [{ slots?: Partial<Slots> }]>('setSlots');

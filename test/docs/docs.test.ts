@@ -125,7 +125,7 @@ describe('docs/operating.md', () => {
   });
 
   test('has the global options, the variables of the environment and the search attributes', () => {
-    const variables = matches([...sources(...PRODUCT, 'demo'), 'scripts/setup.sh', 'bin/vmferry'], /\b(VMFERRY_[A-Z]+)\b/g);
+    const variables = matches([...sources(...PRODUCT, 'demo'), 'scripts/setup.sh', 'bin/vmferry'], /\b(VMFERRY_[A-Z]+(?:_[A-Z]+)*)\b/g);
     const attributes = Object.values(SEARCH_ATTRIBUTES).map(({ name }) => name);
     const words = operating.code.flatMap((code) => code.split(/[\s=]/));
     expect(words).toEqual(expect.arrayContaining([...longOptions(buildProgram()), ...variables, ...attributes]));

@@ -76,9 +76,10 @@ describe('a definition of fields', () => {
     expect(argv({}, false, host).join(' ')).toContain('-chroot /var/lib/empty -runas nobody');
     // Where an image cannot be opened again, it is opened once.
     const commandLine = ['-drive', 'file=${images}/a.raw,if=virtio', '-drive', 'if=none,id=empty'];
-    expect(argv({ commandLine }, false, host)).toEqual(expect.arrayContaining([`file=${images}/a.raw,if=virtio,auto-read-only=off`, 'if=none,id=empty']));
-    expect(argv({ commandLine })).toContain(`file=${images}/a.raw,if=virtio`);
-    for (const again of [['-hda', '${images}/a.raw'], ['-blockdev', 'file,node-name=n,filename=${images}/a.raw,auto-read-only=on']]) expect(refusal({ commandLine: again }, host)).toMatch(/could not open it again.*chroot or runAs/);
+    expect(argv({ commandLine }, false, host)).toEqual(expect.arrayContaining([`file=${images}/a.raw,if=virtio,format=raw,auto-read-only=off`, 'if=none,id=empty']));
+    expect(argv({ commandLine })).toContain(`file=${images}/a.raw,if=virtio,format=raw`);
+    expect(argv({ commandLine: ['-hda', '${images}/a.raw'] }, false, host)).toContain(`file=${images}/a.raw,index=0,media=disk,format=raw,auto-read-only=off`);
+    expect(refusal({ commandLine: ['-blockdev', 'file,node-name=n,filename=${images}/a.raw,auto-read-only=on'] }, host)).toMatch(/could not open it again.*chroot or runAs/);
   });
 
   test('names every file that is not in a root, not only the first', () => {
@@ -92,9 +93,9 @@ describe('a command line of its own', () => {
   const monitor = { commandLine: ['-qmp', 'unix:${run}/m.sock,server=on,wait=off'], monitor: '${run}/m.sock' };
 
   test('is used as it is, but for how it starts', () => {
-    const commandLine = [...monitor.commandLine, '-daemonize', '-m', '32', '-pidfile', '/run/other.pid', '-S', '-incoming', 'tcp:0:4444', '-drive', 'file=${images}/a b.raw,if=none,id=d'];
+    const commandLine = [...monitor.commandLine, '-daemonize', '-m', '32', '-pidfile', '/run/other.pid', '-S', '-incoming', 'tcp:0:4444', '-sandbox', 'off', '-drive', 'file=${images}/a b.raw,if=none,id=d'];
     const run = join(folder, 'run/vm1');
-    expect(argv({ ...monitor, commandLine })).toEqual(['-qmp', `unix:${run}/m.sock,server=on,wait=off`, '-m', '32', '-drive', `file=${images}/a b.raw,if=none,id=d`, '-pidfile', `${run}/qemu.pid`, '-S']);
+    expect(argv({ ...monitor, commandLine })).toEqual(['-qmp', `unix:${run}/m.sock,server=on,wait=off`, '-m', '32', '-drive', `file=${images}/a b.raw,if=none,id=d,format=raw`, '-pidfile', `${run}/qemu.pid`, '-S', '-sandbox', expect.stringMatching(/^on,/)]);
   });
 
   test('keeps its own monitor for the agent, or gets one', () => {
@@ -191,7 +192,7 @@ describe('arguments', () => {
   });
 
   test('are refused all at once, a line each', () => {
-    expect(refusal({ arguments: ['-name', 'x', '-D', '/x', '-qmp', 'tcp::1'], nics: [{ id: 'n', mac: '52:54:00:12:34:56', backend: 'tap,script=/etc/x' }] }).split('\n')).toHaveLength(5);
+    expect(refusal({ arguments: ['-name', 'x', '-D', '/x', '-qmp', 'tcp::1'], nics: [{ id: 'n', mac: '52:54:00:12:34:56', backend: 'tap,helper=x' }] }).split('\n')).toHaveLength(5);
   });
 });
 

@@ -6,6 +6,7 @@ import { TestGuest } from '../../demo/guest/test-guest';
 import { describeProcess } from '../../hypervisor/adopt';
 import { identify, isAlive, type ProcessIdentity, run, terminate } from '../../hypervisor/processes';
 import { QEMU } from '../hypervisor/live-guest';
+import { confinement } from '../support/confinement';
 import { expectClean, expectRuns, expectWhole } from '../support/expect';
 import { Lab, MEMORY, MIB } from '../support/lab';
 
@@ -141,6 +142,7 @@ if (!root) console.log('skipped: the test with a host that runs guests in a chro
   await lab.move('prisoner', 'host-jail');
   expect(isAlive(qemu)).toBe(false);
   expect(describeProcess(lab.agents.get('host-jail')!.host.process('prisoner')!.pid)).toMatchObject({ root: jail, uid: NOBODY });
+  expect(confinement(lab.agents.get('host-jail')!.host.process('prisoner')!.pid)).toEqual({ seccomp: 'filter', noNewPrivileges: true, capabilities: 0n, uids: [NOBODY] });
   await expectWhole(guest);
   await expectClean(lab, { 'host-jail': ['prisoner'] });
 

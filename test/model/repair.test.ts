@@ -222,6 +222,8 @@ function carryOut(world: World, step: RepairStep): void {
       if (s.source === 'sends' || s.source === 'pre-switchover') runHere();
       if (s.source === 'runs') s.sourceFile = 'owner';
       return;
+    case 'bringPages':
+      throw new Error('the model has no post-copy');
     case 'receive':
       world.awaited = true;
       if (s.hangs || s.destination === 'none') return;

@@ -62,7 +62,7 @@ export class Lab {
     const server = temporal ? { address: temporal, stop: async () => undefined } : await startTemporalServer({ port: await freePort(), uiPort: await freePort(), database: join(folder, 'temporal.db'), logFile: join(folder, 'temporal.log') });
     const lab = new Lab(folder, server, logger);
     try {
-      if (!temporal) lab.control = await startControlWorker({ temporal: lab.temporal, logger, bundle: await bundleWorkflows() });
+      if (!temporal) lab.control = await startControlWorker({ temporal: lab.temporal, logger, bundle: await bundleWorkflows(process.env['VMFERRY_PAYLOAD_KEY_FILE'] !== undefined) });
       for (const [name, address] of Object.entries(addresses)) await lab.addHost(name, { address });
       lab.client = await MigrationClient.connect(lab.temporal);
       return lab;
