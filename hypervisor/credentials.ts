@@ -20,7 +20,7 @@ export interface Channel {
   hostname?: string;
 }
 
-/** TLS that cannot be had, or that the other end refuses; the message names the host, the likely file, and the fix. Plain text is never the way out. */
+/** TLS that cannot be had, or that the other end refuses; the message names the host, the likely file (by its name alone: it travels), and the fix. Plain text is never the way out. */
 export class TlsRefused extends Error {
   override readonly name = 'TlsRefused';
 }
@@ -78,7 +78,7 @@ export function folderBelow(config: HostConfig, root: string): SeenFolder {
   const copy = join(root, dir);
   if (existsSync(copy)) return { dir, real: copy };
   const inside = relative(root, existsSync(dir) ? realpathSync(dir) : dir);
-  if (inside.startsWith('..') || isAbsolute(inside)) throw new TlsRefused(`a QEMU of ${config.name} in the chroot ${root} cannot see the TLS files in ${dir}: keep a copy of them in ${copy}, or choose a folder below the chroot`);
+  if (inside.startsWith('..') || isAbsolute(inside)) throw new TlsRefused(`a QEMU of ${config.name} is in a chroot and cannot see the files in ${config.tls ? 'tls.dir' : 'psk.dir'}: keep a copy of them below the chroot, under the same path, or choose a folder that is there`);
   return { dir: join('/', inside), real: dir };
 }
 
@@ -87,7 +87,7 @@ export async function addCredentials(qmp: QmpMonitor | QmpConnection, channel: C
   for (const object of channel?.objects ?? []) {
     await qmp.execute('object-add', object).catch((error: unknown) => {
       if (!(error instanceof QmpCommandFailed)) throw error;
-      if (!/duplicate property|already exists/.test(error.desc)) throw new TlsRefused(`QEMU does not take the TLS files in ${String(object['dir'])}: ${error.desc}: see that they are there, and that QEMU's own user may read them`);
+      if (!/duplicate property|already exists/.test(error.desc)) throw new TlsRefused(`QEMU does not take this host's TLS files: ${error.desc.replaceAll(`${String(object['dir'])}/`, '')}: see that they are there, and that QEMU's own user may read them`);
     });
   }
 }

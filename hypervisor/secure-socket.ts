@@ -1,6 +1,6 @@
 import { readFileSync } from 'node:fs';
 import { createConnection, createServer, type Server, type Socket } from 'node:net';
-import { join } from 'node:path';
+import { basename, join } from 'node:path';
 import { connect, type SecureContextOptions, createServer as createTlsServer, type TlsOptions, type TLSSocket } from 'node:tls';
 import { TlsRefused } from './credentials';
 import type { HostConfig } from './host-config';
@@ -50,7 +50,7 @@ export function connectToPeer(config: HostConfig, { host, port, name }: { host: 
   const to = { host, port, servername: name, ...VERSION };
   if (transport.mode === 'tls') return connect({ ...to, ...certificates(transport.dir, 'client') }, open);
   const psk = readKeys(transport).get(config.name);
-  if (!psk) throw new TlsRefused(`keys.psk in ${transport.dir} on ${config.name} has no line for ${config.name}`);
+  if (!psk) throw new TlsRefused(`keys.psk on ${config.name} has no line for ${config.name}`);
   return connect({ ...to, ciphers: PSK_CIPHER, checkServerIdentity: () => undefined, pskCallback: () => ({ psk: Buffer.from(psk, 'hex'), identity: config.name }) }, open);
 }
 
@@ -106,7 +106,7 @@ function certificates(dir: string, end: 'server' | 'client'): SecureContextOptio
   try {
     return { ca: read('ca-cert.pem'), cert: read(`${end}-cert.pem`), key: read(`${end}-key.pem`), ...revoked(dir) };
   } catch (error) {
-    throw new TlsRefused(`the TLS files of this host cannot be read: ${(error as Error).message}`);
+    throw unreadable(error);
   }
 }
 
@@ -119,4 +119,15 @@ function revoked(dir: string): { crl?: Buffer } {
   }
 }
 
-const readKeys = ({ dir }: Transport & { mode: 'psk' | 'tls' }) => pskKeys(readFileSync(join(dir, 'keys.psk'), 'utf8'));
+function readKeys({ dir }: Transport & { mode: 'psk' | 'tls' }): Map<string, string> {
+  try {
+    return pskKeys(readFileSync(join(dir, 'keys.psk'), 'utf8'));
+  } catch (error) {
+    throw unreadable(error);
+  }
+}
+
+function unreadable(error: unknown): TlsRefused {
+  const { code, path } = error as NodeJS.ErrnoException;
+  return new TlsRefused(`the TLS files of this host cannot be read (${code ?? 'unknown'}${path === undefined ? '' : `, ${basename(path)}`})`);
+}

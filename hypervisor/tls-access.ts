@@ -26,9 +26,9 @@ export function tlsOutOfReach(config: HostConfig, end: 'server' | 'client', proc
     if (!reader || reader.uid === 0) return [];
     const files = FILES[transport.mode];
     const present = files.optional.filter((file) => existsSync(join(real, file)));
-    const closed = [...files[end], ...present].map((file) => join(real, file)).filter((file) => !mayRead(reader, file, root));
+    const closed = [...files[end], ...present].filter((file) => !mayRead(reader, join(real, file), root));
     if (closed.length === 0) return [];
-    return [`a QEMU of ${config.name} runs as ${reader.name}, and that user may not read ${closed.join(', ')}: give the files its group (chgrp, chmod 0640), and the folders to them x for it`];
+    return [`a QEMU of ${config.name} runs as ${reader.name}, and that user may not read ${closed.join(', ')} in ${config.tls ? 'tls.dir' : 'psk.dir'}: give the files its group (chgrp, chmod 0640), and the folders to them x for it`];
   } catch (error) {
     return [(error as Error).message];
   }

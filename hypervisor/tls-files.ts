@@ -1,6 +1,6 @@
 import { createPrivateKey, type KeyObject, X509Certificate } from 'node:crypto';
 import { readFileSync, statSync } from 'node:fs';
-import { join } from 'node:path';
+import { basename, join } from 'node:path';
 import type { HostConfig } from './host-config';
 import { certificateIdentity, FILES } from './transport';
 
@@ -27,10 +27,10 @@ export function describeFinding({ file, problem, fix }: TlsFinding): string {
   return `${file} ${problem}: ${fix}`;
 }
 
-/** The findings as a preflight has them. */
+/** The findings as a preflight has them: without paths, since they travel. */
 export function tlsFindings(config: Pick<HostConfig, 'name' | 'tls' | 'psk'>): { blockers: string[]; warnings: string[] } {
   const found = inspectTls(config);
-  const of = (severity: TlsFinding['severity']) => found.filter((one) => one.severity === severity).map((one) => `on ${config.name}, ${describeFinding(one)}`);
+  const of = (severity: TlsFinding['severity']) => found.filter((one) => one.severity === severity).map(({ file, problem, fix }) => `${config.name}: ${basename(file)} in ${config.tls ? 'tls.dir' : 'psk.dir'} ${problem}: ${fix}`);
   return { blockers: of('blocker'), warnings: of('warning') };
 }
 
@@ -152,7 +152,7 @@ function readOr(file: string, report: (finding: TlsFinding) => void): string | u
 function tooOpen(file: string): TlsFinding | undefined {
   const mode = statSync(file).mode & 0o777;
   if ((mode & 0o007) === 0) return undefined;
-  return { severity: 'blocker', file, problem: `may be read by everybody (mode ${mode.toString(8).padStart(4, '0')})`, fix: `chmod 0600 ${file}, or 0640 with the group of QEMU's user` };
+  return { severity: 'blocker', file, problem: `may be read by everybody (mode ${mode.toString(8).padStart(4, '0')})`, fix: `chmod 0600 ${basename(file)}, or 0640 with the group of QEMU's user` };
 }
 
 /** Whether a chain leads to one of the authorities. Certificates of a bundle may come in any order. */

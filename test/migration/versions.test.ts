@@ -1,5 +1,7 @@
 import { readFileSync } from 'node:fs';
+import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
+import { ensureCertificates } from '../../hypervisor/lab-certificates';
 import { expectClean, expectRuns, expectWhole } from '../support/expect';
 import { Lab, MIB } from '../support/lab';
 import { describeWithNewerQemu } from '../support/newer-qemu';
@@ -155,4 +157,17 @@ describeWithNewerQemu('QEMU 10.0 beside 7.2', (binaries) => {
     await expect(lab.client.onHost('old-a', 'startGuest', { guest: 'modern' })).rejects.toThrow(/unsupported machine type/);
     expect(lab.processes('old-a')).toEqual([]);
   });
+
+  test('a guest goes by TLS from 7.2 to 10.0, and on to another 10.0', async () => {
+    const certs = join(lab.folder, 'certs');
+    const hosts = { 'tls-old': undefined, 'tls-new': binaries, 'tls-next': binaries };
+    await ensureCertificates(certs, Object.keys(hosts).map((name) => ({ name })), 10);
+    for (const [name, programs] of Object.entries(hosts)) await lab.addHost(name, { tls: { dir: join(certs, name) }, ...(programs && { binaries: programs }) });
+    const guest = await lab.boot('tls-old', 'safe', { rate: '1M', disks: [{}] }, 60);
+    await lab.move('safe', 'tls-new');
+    expect(await version('tls-new', 'safe')).toBe('10.0');
+    await lab.move('safe', 'tls-next');
+    await expectWhole(guest);
+    await expectClean(lab, { 'tls-next': ['safe'] });
+  }, 120_000);
 });
