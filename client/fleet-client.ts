@@ -168,6 +168,11 @@ export class Evacuation {
     return await isRunning(this.handle);
   }
 
+  /** ISO 8601. */
+  async startedAt(): Promise<string> {
+    return (await this.handle.describe()).startTime.toISOString();
+  }
+
   /** Waits for the end. A host that could be emptied in part only is a report, not an error. */
   async result(): Promise<EvacuationReport> {
     return await this.handle.result().catch((error: unknown) => {
@@ -213,6 +218,11 @@ export class FleetEvacuation {
 
   async isRunning(): Promise<boolean> {
     return await isRunning(this.handle);
+  }
+
+  /** ISO 8601. */
+  async startedAt(): Promise<string> {
+    return (await this.handle.describe()).startTime.toISOString();
   }
 
   async result(): Promise<FleetEvacuationStatus> {

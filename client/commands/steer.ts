@@ -1,7 +1,7 @@
 import { userInfo } from 'node:os';
 import type { Command } from 'commander';
 import { EXIT_CODES_HELP, UsageError } from '../exit-codes';
-import { printJson, say } from '../output';
+import { Output } from '../output';
 import { durationOption, parseDuration, rateOption } from '../quantities';
 import { withClient } from '../session';
 import type { Steer } from '../../workflows/steer';
@@ -37,7 +37,6 @@ interface SteerOptions {
   rate?: number;
   pause?: number;
   until?: string;
-  json?: boolean;
 }
 
 export function registerSteer(program: Command): void {
@@ -51,13 +50,11 @@ export function registerSteer(program: Command): void {
     .option('--rate <rate>', 'for set-bandwidth and throttle', rateOption(OPTION_BOUNDS.bandwidthBytesPerSecond))
     .option('--pause <duration>', 'for set-max-downtime and switchover-now', durationOption(...OPTION_BOUNDS.maxDowntimeMs, '300ms'))
     .option('--until <time>', 'for wait and postpone')
-    .option('--json', 'the decision as a line of JSON')
     .addHelpText('after', HELP)
     .action(async (vm: string, kind: string, options: SteerOptions, command: Command) => {
       const steer = toSteer(kind, options);
       const decision = await withClient(command, async (client) => (await client.migration(vm)).steer(steer));
-      if (options.json) printJson(decision);
-      else say(`${vm}: ${decision.what}, by ${decision.by}: ${decision.why}`);
+      Output.of(command).result({ vm, ...decision }, `${vm}: ${decision.what}, by ${decision.by}: ${decision.why}`);
     });
 }
 
