@@ -64,6 +64,15 @@ export class FleetClient {
     return new FleetEvacuation(name, handle, await runOf(handle, `there is no evacuation "${fleetWorkflowId(name)}" on record`));
   }
 
+  /** Workflow ids of the evacuations under way, of hosts and of fleets. */
+  async evacuations(): Promise<string[]> {
+    const found: string[] = [];
+    for await (const { workflowId } of this.temporal.workflow.list({ query: 'WorkflowType IN ("evacuateHost", "evacuateFleet") AND ExecutionStatus = "Running"' })) {
+      if (!workflowId.startsWith('plan/')) found.push(workflowId);
+    }
+    return found.sort();
+  }
+
   private async startOnHost(input: EvacuateHostInput, workflowId: string): Promise<{ evacuation: Evacuation; plan: EvacuationStatus }> {
     check(evacuateHostSchema, input);
     const { host } = input;
