@@ -4,7 +4,7 @@ import type { DecisionRecord } from '../workflows/messages';
 import type { MigrationView } from './migration-client';
 import { WAIT_SHOWN_MS } from './progress';
 import { formatDuration } from './quantities';
-import { type Line, plain, type Span } from './terminal';
+import { type Line, plain, type Span, wrap } from './terminal';
 
 /** How far one thing is that is copied: a disk, or the memory. Within one try it never goes back. */
 interface Copied {
@@ -37,7 +37,11 @@ type Memory = NonNullable<MigrationView['memory']>;
 const ALMOST = 0.99;
 const LONGEST_BAR = 30;
 const SHORTEST_BAR = 6;
-const LONGEST_NAME = 16;
+/** Of a name, on a terminal that is narrow, and on one that is not. */
+const LONGEST_NAMES = [14, 26] as const;
+const NARROW = 70;
+const MOST_ROWS_OF_A_NOTE = 3;
+const LEAST_NOTES = 4;
 /** Longer estimates say nothing. */
 const LONGEST_ESTIMATE_MS = 24 * 3_600_000;
 
@@ -49,6 +53,8 @@ export function advance(before: Shown | undefined, view: MigrationView): Shown {
   for (const disk of view.disks ?? []) {
     if (isKnown(disk.lengthBytes, disk.remainingBytes)) disks[disk.id] = diskCopied(disks[disk.id], disk);
   }
+  // The memory moves only when all were ready.
+  if (after(view, 'memory') && view.disks === undefined) for (const [id, disk] of Object.entries(disks)) disks[id] = { ...disk, share: 1 };
   const memory = view.memory && isKnown(view.memory.totalBytes, view.memory.remainingBytes) ? memoryCopied(before?.memory, view.memory, Math.max(1, view.memoryTry)) : before?.memory;
   return { disks, ...(memory && { memory }) };
 }
@@ -75,7 +81,8 @@ function memoryCopied(before: Copied | undefined, { totalBytes, remainingBytes }
 export function migrationPicture(view: MigrationView, shown: Shown, { columns, rows, nowMs }: Room): Line[] {
   const top = header(view, Math.max(0, nowMs - Date.parse(view.startedAt)), columns);
   const copies = after(view, 'mirror') && view.postponedUntil === undefined ? rowsOf(view, shown, columns) : [];
-  const below = notes(view, nowMs);
+  // What is copied comes first, unless there is a page of it.
+  const below = notes(view, nowMs).flatMap((line) => wrap(line, { columns, rows: MOST_ROWS_OF_A_NOTE, indent: 2 })).slice(0, Math.max(LEAST_NOTES, rows - top.length - copies.length));
   const room = Math.max(1, rows - top.length - below.length);
   const folded = copies.length > room ? [...copies.slice(0, room - 1), plain(`… ${copies.length - room + 1} more`)] : copies;
   return [...top, ...folded, ...below].slice(0, rows);
@@ -106,10 +113,8 @@ interface Row {
 }
 
 function rowsOf(view: MigrationView, shown: Shown, columns: number): Line[] {
-  const disks = Object.entries(shown.disks).map(([id, copied]) => diskRow(view, id, copied));
-  const memory = memoryRow(view, shown.memory);
-  const rows = [...disks, ...(memory ? [memory] : [])];
-  const nameCells = Math.min(LONGEST_NAME, Math.max(0, ...rows.map(({ name }) => name.length)));
+  const rows = [...Object.entries(shown.disks).map(([id, copied]) => diskRow(view, id, copied)), memoryRow(view, shown.memory)];
+  const nameCells = Math.min(LONGEST_NAMES[columns < NARROW ? 0 : 1], Math.max(...rows.map(({ name }) => name.length)));
   const bars = rows.filter(({ share }) => share !== undefined);
   // As many columns as fit beside the shortest bar, the same for all rows.
   const widths: number[] = [];
@@ -119,13 +124,13 @@ function rowsOf(view: MigrationView, shown: Shown, columns: number): Line[] {
     widths.push(width);
   }
   const barCells = Math.max(SHORTEST_BAR, Math.min(LONGEST_BAR, columns - nameCells - 2 - 6 - widths.reduce((sum, one) => sum + one + 2, 0)));
-  return rows.map(({ name, share, done, cells, lag }) => {
-    const label: Span = { text: `${name.slice(0, nameCells).padEnd(nameCells)}  ` };
-    if (lag !== undefined) return [label, { text: lag, style: 'yellow' }];
-    if (share === undefined) return [label, { text: cells.join('  '), style: 'dim' }];
+  return rows.flatMap(({ name, share, done, cells, lag }): Line[] => {
+    const label: Span = { text: `${abridged(name, nameCells).padEnd(nameCells)}  ` };
+    if (lag !== undefined) return wrap([label, { text: lag, style: 'yellow' }], { columns, rows: MOST_ROWS_OF_A_NOTE, indent: nameCells + 2 });
+    if (share === undefined) return [[label, { text: cells.join('  '), style: 'dim' }]];
     const full = Math.round(share * barCells);
     const percent = `${Math.floor(share * 100)} %`.padStart(6);
-    return [label, { text: '█'.repeat(full), style: done ? 'green' : 'cyan' }, { text: '░'.repeat(barCells - full), style: 'dim' }, { text: percent }, { text: widths.map((width, column) => `  ${(cells[column] ?? '').padEnd(width)}`).join('').trimEnd() }];
+    return [[label, { text: '█'.repeat(full), style: done ? 'green' : 'cyan' }, { text: '░'.repeat(barCells - full), style: 'dim' }, { text: percent }, { text: widths.map((width, column) => `  ${(cells[column] ?? '').padEnd(width)}`).join('').trimEnd() }]];
   });
 }
 
@@ -139,9 +144,13 @@ function diskRow(view: MigrationView, id: string, copied: Copied): Row {
 }
 
 /** What begins anew says so. */
-function nameOf(id: string, tries: number): string {
-  const said = tries > 1 ? ` (try ${tries})` : '';
-  return `${id.slice(0, LONGEST_NAME - said.length)}${said}`;
+const nameOf = (id: string, tries: number) => (tries > 1 ? `${id} (try ${tries})` : id);
+
+/** Names differ at their ends. */
+function abridged(name: string, most: number): string {
+  if (name.length <= most) return name;
+  const end = Math.ceil(most / 2);
+  return `${name.slice(0, most - end - 1)}…${name.slice(-end)}`;
 }
 
 /** The copy as a whole is in trouble, and this disk is why, or part of it. */
@@ -152,12 +161,12 @@ function lags({ verdict, memory }: MigrationView, { id, etaMs }: Disk): boolean 
 
 function lagOf({ verdict, decisions }: MigrationView, { remainingBytes, dirtyBytesPerSecond, bytesPerSecond }: Disk): string {
   const growth = dirtyBytesPerSecond === undefined ? undefined : dirtyBytesPerSecond - bytesPerSecond;
-  return [verdict!.verdict, `${amount(remainingBytes)} behind`, ...(growth !== undefined && Number.isFinite(growth) ? [growth > 0 ? `grows ${amount(growth)}/s` : `shrinks ${amount(-growth)}/s`] : []), `remedy: ${remedyInForce(decisions) ?? 'none yet'}`].join(' · ');
+  return [verdict!.verdict, `${amount(remainingBytes)} behind`, ...(growth !== undefined && Number.isFinite(growth) ? [growth > 0 ? `growing by ${amount(growth)}/s` : `shrinking by ${amount(-growth)}/s`] : []), `remedy: ${remedyInForce(decisions) ?? 'none yet'}`].join(' · ');
 }
 
-function memoryRow(view: MigrationView, copied: Copied | undefined): Row | undefined {
+function memoryRow(view: MigrationView, copied: Copied | undefined): Row {
   if (!after(view, 'memory')) return { name: 'memory', cells: ['waits for the disks'] };
-  if (!copied) return undefined;
+  if (!copied) return { name: 'memory', cells: ['starts'] };
   const name = nameOf('memory', copied.try);
   const { memory: now, verdict } = view;
   if (now && view.phase === 'memory' && verdict && verdict.verdict !== 'converging') {
@@ -186,7 +195,7 @@ export function predictedPauseMs({ disks = [], memory, phase }: MigrationView): 
 function notes(view: MigrationView, nowMs: number): Line[] {
   const { verdict, asks, postponedUntil, waitsFor, vm, decisions } = view;
   const pause = predictedPauseMs(view);
-  const last = decisions.at(-1);
+  const last = decisions.findLast(({ what }) => !what.startsWith('asks:'));
   return [
     ...(pause === undefined ? [] : [plain(`predicted downtime: ${formatDuration(pause)} for the ${view.phase === 'memory' ? 'memory' : 'disks'}`)]),
     ...(verdict && verdict.verdict !== 'converging' ? [[{ text: `${verdict.verdict}: `, style: 'yellow' }, { text: verdict.message }] satisfies Line] : []),

@@ -37,6 +37,21 @@ export function fit(line: Line, columns: number): Line {
   return cut;
 }
 
+/** The line broken between words, into at most so many rows; all but the first are indented. What is left over is cut. */
+export function wrap(line: Line, { columns, rows, indent }: { columns: number; rows: number; indent: number }): Line[] {
+  const wrapped: Line[] = [[]];
+  for (const { text, style } of line) {
+    for (const word of printable(text).split(/(?<= )/)) {
+      const last = wrapped.at(-1)!;
+      const full = last.length > 0 && widthOf(last) + stringWidth(word.trimEnd()) > columns;
+      const into = full && wrapped.length < rows ? [{ text: ' '.repeat(indent) }] : last;
+      if (into !== last) wrapped.push(into);
+      into.push({ text: word, ...(style && { style }) });
+    }
+  }
+  return wrapped.map((row) => fit([...row.slice(0, -1), ...row.slice(-1).map((last) => ({ ...last, text: last.text.trimEnd() }))], columns));
+}
+
 /** Lines that are drawn over at each look. Never hides the cursor, so that whatever ends the program leaves a terminal as it was. */
 export class Frame {
   /** The cells of each line on the screen. */

@@ -51,6 +51,11 @@ test('a disk that is copied anew begins at 0 as a second try', () => {
   expect(lineOf('disk-0', [far, anew, view({ disks: [disk('disk-0', { remainingBytes: 2 * GIB })] })])).toMatch(/^disk-0 \(try 2\) .* 50 %/);
 });
 
+test('names of disks that are too long keep their ends', () => {
+  const shown = lines([view({ disks: [disk('drive-scsi-disk-0'), disk('drive-scsi-disk-1')] })], { columns: 39 });
+  expect(shown.slice(1).map((line) => line.replace(/[█░]+/, '█'))).toEqual(['drive-…-disk-0  █  75 %  ETA 10 s', 'drive-…-disk-1  █  75 %  ETA 10 s', 'memory          waits for the disks']);
+});
+
 test('a mirror that is only re-armed copies nothing again, and is no second try', () => {
   const ready = view({ disks: [disk('disk-0', { ready: true, remainingBytes: 0 })] });
   const armed = view({ disks: [disk('disk-0', { lengthBytes: 64 * 1024, remainingBytes: 64 * 1024 })] });
@@ -61,10 +66,10 @@ test('a diverging disk has in place of its bar: how far it is behind, how fast t
   const verdict = { verdict: 'diverging' as const, message: 'disk disk-1 does not catch up: the guest writes faster than the link copies' };
   const decisions = [{ at: '', by: 'policy', what: 'a throttle to 8.0 MB/s', why: 'it must' }];
   const shown = view({ disks: [disk('disk-0', { ready: true }), disk('disk-1', { etaMs: null, remainingBytes: 58 * MIB, bytesPerSecond: 10 * MIB, dirtyBytesPerSecond: 22 * MIB })], verdict, decisions });
-  expect(lines([shown], { columns: 99 })).toEqual(
+  expect(lines([shown], { columns: 89 })).toEqual(
     expect.arrayContaining([
       expect.stringMatching(/^disk-0 {2}█+ 100 %/),
-      'disk-1  diverging · 58 MiB behind · grows 12 MiB/s · remedy: a throttle to 8.0 MB/s',
+      'disk-1  diverging · 58 MiB behind · growing by 12 MiB/s · remedy: a throttle to 8.0 MB/s',
       `diverging: ${verdict.message}`,
       'last decision: a throttle to 8.0 MB/s, by policy: it must',
     ]),
@@ -115,7 +120,7 @@ describe('whatever an agent says, look after look,', () => {
     decisions: fc.array(fc.record({ at: fc.constant(''), by: fc.string(), what: fc.string({ unit: 'binary' }), why: fc.string({ unit: 'grapheme' }) }), { maxLength: 3 }),
   }) as fc.Arbitrary<MigrationView>;
   const states = (views: MigrationView[]) => views.reduce<Shown[]>((all, one) => [...all, advance(all.at(-1), one)], []);
-  const shares = (shown: Shown) => ({ ...shown.disks, ...(shown.memory && { memory: shown.memory }) });
+  const shares = (shown: Shown): Shown['disks'] => ({ ...shown.disks, ...(shown.memory && { memory: shown.memory }) });
 
   test('no bar ever moves back within a try, tries of a disk only grow, and none is beyond 100 % or no number', () => {
     fc.assert(

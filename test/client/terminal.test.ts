@@ -1,7 +1,7 @@
 import fc from 'fast-check';
 import { MigrationDisplay } from '../../client/migration-display';
 import type { MigrationView } from '../../client';
-import { fit, Frame, type Line, plain, widthOf } from '../../client/terminal';
+import { fit, Frame, type Line, plain, widthOf, wrap } from '../../client/terminal';
 
 const textOf = (line: Line) => line.map(({ text }) => text).join('');
 
@@ -14,6 +14,12 @@ describe('a line', () => {
 
   test('cannot move the cursor, set colours or break, whatever it holds', () => {
     expect(textOf(fit(plain('a\x1b[2Jb\r\nc\u202Ed\x9b1mé'), 80))).toBe('a [2Jb c d 1mé');
+  });
+
+  test('is broken between words, and keeps its styles; what is left over is cut', () => {
+    const broken = wrap([{ text: 'hovers: ', style: 'yellow' }, { text: 'the guest writes faster than the link' }], { columns: 12, rows: 3, indent: 2 });
+    expect(broken.map(textOf).map((text) => text.trimEnd())).toEqual(['hovers: the', '  guest', '  writes fa…']);
+    expect(broken[0]![0]).toEqual({ text: 'hovers: ', style: 'yellow' });
   });
 
   test('of any text never takes more cells than there are', () => {
