@@ -3,7 +3,7 @@ import { headline } from './evacuation-view';
 import type { MigrationView } from './migration-client';
 import { advance, predictedPauseMs, type Room, type Shown } from './migration-picture';
 import { formatDuration } from './quantities';
-import { type Line, plain, type Span, widthOf } from './terminal';
+import { type Line, plain, type Span, widthOf, wrap } from './terminal';
 
 /** What was seen of an evacuation so far: how fast it goes, and how far each guest was shown to be. */
 export interface Pace {
@@ -44,7 +44,7 @@ export function guestsPerMinute({ samples }: Pace): number | undefined {
 export function evacuationPicture(status: EvacuationStatus, views: MigrationView[], pace: Pace, { columns, rows }: Room): Line[] {
   const guests = guestRows(status, views, pace);
   if (guests.length === 0) return [plain(headline(status)), plain('There is no guest to move.')];
-  const top = [[{ text: headline(status), style: 'bold' }] satisfies Line, ...paceLine(status, pace)];
+  const top = [...wrap([{ text: headline(status), style: 'bold' }], { columns, rows: 2, indent: 2 }), ...paceLine(status, pace)];
   // The head, and what says how many are not shown.
   const room = Math.max(1, rows - top.length - 1);
   const folded = guests.length > room;
@@ -74,7 +74,7 @@ function guestRows({ moving, planned, moved, stayed }: EvacuationStatus, views: 
       return row('moves', move.guest, move.to, shareOf(pace.shown[keyOf(move)], view), view?.phase ?? '', view ? expected(view) : '', verdict ?? '');
     }),
     ...planned.map(({ guest, to, cold }) => row('waits', guest, to, '', cold ? 'stopped' : '')),
-    ...moved.map(({ guest, to, totalMs, downtimeMs }) => row('moved', guest, to, '100 %', `in ${formatDuration(totalMs)}`, downtimeMs === undefined ? '' : formatDuration(Math.max(0, downtimeMs)))),
+    ...moved.toReversed().map(({ guest, to, totalMs, downtimeMs }) => row('moved', guest, to, '100 %', `in ${formatDuration(totalMs)}`, downtimeMs === undefined ? '' : formatDuration(Math.max(0, downtimeMs)))),
     ...stayed.map(({ guest, reasons }) => row('stays', guest, '', '', '', '', reasons.join('; '))),
   ];
 }

@@ -2,8 +2,9 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { ScheduleOverlapPolicy } from '@temporalio/client';
 import type { ScheduleRequest } from '../../client';
 import { evacuationWorkflowId } from '../../workflows/evacuation';
-import { FleetStage, guest, type Said } from './fleet-stage';
+import { FleetStage, guest } from './fleet-stage';
 import { jsonLines } from './json-lines';
+import type { Said } from './run-cli';
 
 /** The fleet's commands against a real Temporal server and control worker. No host answers: what would move a guest waits for its agent. */
 let stage: FleetStage;
