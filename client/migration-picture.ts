@@ -35,6 +35,8 @@ type Memory = NonNullable<MigrationView['memory']>;
 
 /** Until it is done. */
 const ALMOST = 0.99;
+/** Of an estimate and of a rate, so that bars keep their length while numbers come and go. */
+const LEAST_CELLS = [10, 10];
 const LONGEST_BAR = 30;
 const SHORTEST_BAR = 6;
 /** Of a name, on a terminal that is narrow, and on one that is not. */
@@ -119,7 +121,7 @@ function rowsOf(view: MigrationView, shown: Shown, columns: number): Line[] {
   // As many columns as fit beside the shortest bar, the same for all rows.
   const widths: number[] = [];
   for (let column = 0; column < Math.max(0, ...bars.map(({ cells }) => cells.length)); column++) {
-    const width = Math.max(...bars.map(({ cells }) => (cells[column] ?? '').length));
+    const width = Math.max(LEAST_CELLS[column] ?? 0, ...bars.map(({ cells }) => (cells[column] ?? '').length));
     if (nameCells + 2 + SHORTEST_BAR + 6 + [...widths, width].reduce((sum, one) => sum + one + 2, 0) > columns) break;
     widths.push(width);
   }
