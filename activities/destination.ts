@@ -1,4 +1,5 @@
 import { rm } from 'node:fs/promises';
+import { removeCredentials } from '../hypervisor/credentials';
 import { movingDisks } from '../hypervisor/definition';
 import { busyShare } from '../hypervisor/disk-busy';
 import { stopGuard } from '../hypervisor/guard';
@@ -23,9 +24,9 @@ export function destinationActivities(deps: HostDependencies) {
   const { host, lease } = deps;
   const { store } = host;
   return {
-    /** Everything at the destination that could stop this guest from coming. Changes nothing. */
-    async inspectDestination(input: MigrationRef & { plan: GuestPlan; postCopy?: true }): Promise<Findings> {
-      return await runStep(deps, 'preflight', input, () => inspectDestination(host, input.plan, input.attempt, input.postCopy));
+    /** Everything at the destination that could stop this guest from coming, and where its agent listens. Changes nothing. */
+    async inspectDestination(input: MigrationRef & { plan: GuestPlan; postCopy?: true }): Promise<Findings & { lease?: { host: string; port: number } }> {
+      return await runStep(deps, 'preflight', input, async () => ({ ...(await inspectDestination(host, input.plan, input)), lease: { host: host.config.address, port: lease.port } }));
     },
 
     /** Makes the guest known here, not startable (R10), with empty images of the same size. */
@@ -71,9 +72,9 @@ export function destinationActivities(deps: HostDependencies) {
     /** One writable NBD export a disk, in a storage daemon that outlives any try to move the memory. */
     async exportDisks(input: MigrationRef & { plan: GuestPlan; bandwidthBytesPerSecond?: number }): Promise<Exports> {
       return await runStep(deps, 'export', input, async () => {
-        const { guest, attempt, plan } = input;
+        const { guest, attempt, from, plan } = input;
         const disks = plan.disks.map((disk) => ({ ...disk, path: host.path(guest, disk.path) }));
-        return await ensureExports(host, guest, disks, input.bandwidthBytesPerSecond, destinationAttempt(host, guest, attempt).nbdPort, async (nbdPort) => {
+        return await ensureExports(host, guest, from, disks, input.bandwidthBytesPerSecond, destinationAttempt(host, guest, attempt).nbdPort, async (nbdPort) => {
           await store.setAttempt(guest, { ...destinationAttempt(host, guest, attempt), nbdPort });
         });
       });
@@ -152,6 +153,7 @@ export function destinationActivities(deps: HostDependencies) {
           await deps.switchovers.leave(input.guest);
           await stopGuard(host, input.guest);
           await stopStorageDaemon(host, input.guest);
+          if (host.process(input.guest)) await removeCredentials(host.monitor(input.guest));
           await store.setAttempt(input.guest, undefined);
         }
         lease.forget(input.attempt);

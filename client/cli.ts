@@ -2,6 +2,7 @@ import { ServiceError } from '@temporalio/client';
 import { Command, CommanderError } from 'commander';
 import { registerGuestCommands } from './commands/guests';
 import { registerAdopt } from './commands/adopt';
+import { registerCerts } from './commands/certs';
 import { registerCompletion } from './commands/completion';
 import { registerEvacuation } from './commands/evacuation';
 import { registerEvacuate } from './commands/evacuations';
@@ -53,6 +54,7 @@ export function buildProgram({ json = false }: { json?: boolean } = {}): Command
   registerEvacuation(program);
   registerSchedules(program);
   registerStackCommands(program);
+  registerCerts(program);
   addOutputOptions(program);
   registerCompletion(program);
   return program;

@@ -192,6 +192,7 @@ export const RESULTS = {
   'schedule resume': onSchedule,
   'schedule trigger': onSchedule,
   'schedule delete': onSchedule,
+  'certs init': z.object({ folders: z.array(z.object({ host: z.string(), folder: z.string(), made: z.boolean() })), findings: z.array(z.string()) }),
   dev: z.object({}),
   control: z.object({}),
   agent: z.object({}),

@@ -2,6 +2,7 @@ import { setTimeout as delay } from 'node:timers/promises';
 import type { QmpConnection } from '../qmp/connection';
 import { QmpCommandFailed, QmpTimeout } from '../qmp/errors';
 import { eventTimeMs, type QmpEventQueue } from '../qmp/event-queue';
+import type { Channel } from './credentials';
 import { DrainForecast } from './drain-forecast';
 import type { SourceAttempt } from './guest-store';
 import { sourceRecord } from './guest-throttle';
@@ -201,18 +202,18 @@ class HandOver {
     const [target] = this.plan.targets;
     if (target) await nbdAnswers(target.host, target.port, MEET_MS, AbortSignal.any([this.signals.cancel, this.signals.leave]));
     await store.patchAttempt<SourceAttempt>(this.guest, { memoryTry: this.plan.memoryTry, wasRunning, postCopy: this.plan.settings.postCopy });
-    await beginMigration(this.qmp, this.plan.settings);
+    await beginMigration(this.qmp, this.plan.settings, this.channel);
     return 'under-way';
   }
 
   /** Opens the lease: resolves when the destination's agent has it durably whether the guest shall run there. */
   private async meet(run: boolean): Promise<void> {
     const { cancel, leave } = this.signals;
-    this.lease = new Lease({ ...this.plan.lease, attempt: this.plan.attempt }, run);
+    this.lease = new Lease(this.host.config, { ...this.plan.lease, name: this.plan.to, attempt: this.plan.attempt }, run);
     await this.lease.arm(run, AbortSignal.any([cancel, leave, AbortSignal.timeout(MEET_MS)])).catch(() => {
       leave.throwIfAborted();
       if (cancel.aborted) throw new GiveUp('cancelled', 'it was cancelled');
-      throw new GiveUp('peer-silent', `the agent of ${this.plan.to} did not answer on ${this.plan.lease.host} port ${this.plan.lease.port} within ${MEET_MS / 1000} s`);
+      throw new GiveUp('peer-silent', this.lease?.refused ?? `the agent of ${this.plan.to} did not answer on ${this.plan.lease.host} port ${this.plan.lease.port} within ${MEET_MS / 1000} s`);
     });
     // Said of a QEMU, or a storage daemon, that has ended: now it costs nothing, later a pause.
     void this.lease.lost(FOREVER_MS, this.giveUp.signal).then((loss) => this.abandon(loss.kind, loss.message), () => undefined);
@@ -409,7 +410,7 @@ class HandOver {
     if ((await migrationState(this.qmp)) === 'failed') return;
     this.signals.note('post-copy has begun');
     const run = sourceRecord(this.host, this.guest).wasRunning;
-    this.lease ??= new Lease({ ...this.plan.lease, attempt: this.plan.attempt }, run);
+    this.lease ??= new Lease(this.host.config, { ...this.plan.lease, name: this.plan.to, attempt: this.plan.attempt }, run);
     // A destination that has died, or runs the guest already, does not answer: its host says what became of it.
     await this.lease.arm(run, AbortSignal.timeout(MEET_MS), true).catch((error: Error) => this.signals.note(`the destination does not answer: ${error.message}`));
   }
@@ -438,7 +439,7 @@ class HandOver {
     const { targets, attempt } = this.plan;
     const copyMode = sourceRecord(this.host, this.guest).writeBlocking ? 'write-blocking' : 'background';
     const signal = AbortSignal.timeout(limitMs);
-    const work = finishMirrors(this.qmp, targets, attempt, signal, this.proven).then(() => ensureMirrors(this.qmp, targets, attempt, { sync: 'none', copyMode, signal }));
+    const work = finishMirrors(this.qmp, targets, attempt, signal, this.proven).then(() => ensureMirrors(this.qmp, targets, attempt, { sync: 'none', copyMode, channel: this.channel, signal }));
     const late = new Promise<never>((_resolve, reject) => signal.addEventListener('abort', () => reject(signal.reason as Error)));
     return await Promise.race([work, late]).then(
       () => true,
@@ -447,6 +448,10 @@ class HandOver {
         return false;
       },
     );
+  }
+
+  private get channel(): Channel | undefined {
+    return this.host.outgoingChannel(this.guest, this.plan.to);
   }
 
   private get leftOfBudgetMs(): number {

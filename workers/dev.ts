@@ -3,6 +3,7 @@ import { join } from 'node:path';
 import type { Logger } from 'pino';
 import { type HostConfig, hostConfigSchema } from '../hypervisor/host-config';
 import { parseWith } from '../hypervisor/definition';
+import { ensureCertificates } from '../hypervisor/lab-certificates';
 import { type RunningWorker, startControlWorker } from './control';
 import { startHostAgent } from './host-agent';
 import { freePort, startTemporalServer, type TemporalServer } from './temporal-server';
@@ -16,6 +17,8 @@ export interface DevOptions {
   /** Default: free ones. */
   port?: number;
   uiPort?: number;
+  /** Guests travel as plain text; without it by TLS, with certificates that are made below the folder. */
+  insecure?: boolean;
   /** Further roots of every host, such as where kernels are. */
   roots?: Record<string, string>;
   logger: Logger;
@@ -29,8 +32,11 @@ export interface DevStack {
   stop(): Promise<void>;
 }
 
-/** The configuration of one host of a development stack: its own state, run and images folders below `folder`. */
-export function devHostConfig(folder: string, name: string, temporalAddress: string, extra: Record<string, unknown> = {}, roots: Record<string, unknown> = {}): HostConfig {
+/** As long as anybody tries it out. */
+const CERTIFICATE_DAYS = 3650;
+
+/** The configuration of one host of a development stack: its own state, run and images folders below `folder`. `extra` says at least how disks and memory travel. */
+export function devHostConfig(folder: string, name: string, temporalAddress: string, extra: Record<string, unknown>, roots: Record<string, unknown> = {}): HostConfig {
   const images = join(folder, name, 'images');
   mkdirSync(images, { recursive: true });
   return parseWith(
@@ -59,7 +65,10 @@ export async function startDevStack(options: DevOptions): Promise<DevStack> {
     await server.stop();
   };
   try {
-    const configs = Object.fromEntries(hosts.map((name) => [name, devHostConfig(folder, name, server.address, options.address ? { address: options.address } : {}, options.roots)]));
+    const certificates = join(folder, 'certs');
+    if (!options.insecure) await ensureCertificates(certificates, hosts.map((name) => ({ name })), CERTIFICATE_DAYS);
+    const extra = (host: string) => ({ ...(options.insecure ? { insecure: true } : { tls: { dir: join(certificates, host) } }), ...(options.address && { address: options.address }) });
+    const configs = Object.fromEntries(hosts.map((host) => [host, devHostConfig(folder, host, server.address, extra(host), options.roots)]));
     running.push(await startControlWorker({ temporal: { address: server.address, namespace: 'default' }, logger }));
     for (const config of Object.values(configs)) running.push(await startHostAgent(config, logger));
     const done = Promise.race(running.map((one) => one.done));
