@@ -141,7 +141,7 @@ function diskRow(view: MigrationView, id: string, copied: Copied): Row {
   const now = view.disks?.find((disk) => disk.id === id);
   const { share } = copied;
   if (now && lags(view, now)) return { name, cells: [], lag: lagOf(view, now) };
-  const behind = now?.ready && now.remainingBytes > 0 ? `${formatBytes(now.remainingBytes)} behind` : undefined;
+  const behind = now?.ready && copied.remainingBytes > 0 ? `${amount(copied.remainingBytes)} behind` : undefined;
   return { name, share, done: share === 1, cells: share === 1 ? [behind ?? 'in step', rate(now?.bytesPerSecond)] : [eta(now?.etaMs), rate(now?.bytesPerSecond), `${formatBytes(copied.totalBytes - Math.min(copied.totalBytes, copied.remainingBytes))} of ${formatBytes(copied.totalBytes)}`] };
 }
 
