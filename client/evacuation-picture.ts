@@ -3,7 +3,7 @@ import { headline } from './evacuation-view';
 import type { MigrationView } from './migration-client';
 import { advance, predictedPauseMs, type Room, type Shown } from './migration-picture';
 import { formatDuration } from './quantities';
-import { type Line, plain, type Span, widthOf, wrap } from './terminal';
+import { fit, type Line, plain, type Span, widthOf, wrap } from './terminal';
 
 /** What was seen of an evacuation so far: how fast it goes, and how far each guest was shown to be. */
 export interface Pace {
@@ -49,7 +49,7 @@ export function evacuationPicture(status: EvacuationStatus, views: MigrationView
   const room = Math.max(1, rows - top.length - 1);
   const folded = guests.length > room;
   const seen = folded ? guests.slice(0, Math.max(1, room - 1)) : guests;
-  return [...top, ...aligned([HEAD, ...seen.map(({ cells }) => cells)], columns), ...(folded ? [plain(`… ${moreOf(guests.slice(seen.length))}`)] : [])].slice(0, rows);
+  return [...top, ...aligned([HEAD, ...seen.map(({ cells }) => cells)], columns), ...(folded ? [plain(`… ${moreOf(guests.slice(seen.length))}`)] : [])].slice(0, rows).map((line) => fit(line, columns));
 }
 
 function paceLine({ planned, moving, phase }: EvacuationStatus, pace: Pace): Line[] {

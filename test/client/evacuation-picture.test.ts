@@ -74,7 +74,7 @@ test('progress does not move back while a guest has the same destination', () =>
   expect(lines(now, at(70, 150), { pace })[2]).toContain(' 80 % ');
 });
 
-test('whatever the evacuation, its picture has no more rows than the terminal, and its table no wider lines', () => {
+test('whatever the evacuation, its picture fits the terminal', () => {
   const name = fc.string({ minLength: 1, maxLength: 48, unit: fc.constantFrom(...'abc.-_9') });
   const some = <T>(make: (guest: string) => T) => fc.array(name.map(make), { maxLength: 30 });
   fc.assert(
@@ -83,7 +83,7 @@ test('whatever the evacuation, its picture has no more rows than the terminal, a
       const views = now.moving.map(({ guest }) => view(guest));
       const picture = evacuationPicture(now, views, advancePace(undefined, now, views, { startedAt, nowMs: start }), { columns, rows, nowMs: start });
       expect(picture.length).toBeLessThanOrEqual(rows);
-      for (const line of picture.slice(1)) expect(widthOf(line)).toBeLessThanOrEqual(columns + 2);
+      for (const line of picture) expect(widthOf(line)).toBeLessThanOrEqual(columns);
       expect(picture.map(textOf).join('\n')).not.toMatch(/NaN|undefined|Infinity/);
     }),
   );
