@@ -43,8 +43,9 @@ export function guestsPerMinute({ samples }: Pace): number | undefined {
 /** What a terminal shows of a host's evacuation: a line about the whole, and a row a guest, those that move first. Pure. */
 export function evacuationPicture(status: EvacuationStatus, views: MigrationView[], pace: Pace, { columns, rows }: Room): Line[] {
   const guests = guestRows(status, views, pace);
-  if (guests.length === 0) return [plain(headline(status)), plain('There is no guest to move.')];
-  const top = [...wrap([{ text: headline(status), style: 'bold' }], { columns, rows: 2, indent: 2 }), ...paceLine(status, pace)];
+  const summary = wrap([{ text: headline(status), style: 'bold' }], { columns, rows: 2, indent: 2 });
+  if (guests.length === 0) return [...summary, plain('There is no guest to move.')];
+  const top = [...summary, ...paceLine(status, pace)];
   // The head, and what says how many are not shown.
   const room = Math.max(1, rows - top.length - 1);
   const folded = guests.length > room;
