@@ -1,8 +1,6 @@
 import { formatBytes } from '../hypervisor/size';
 import type { EvacuationReport, EvacuationStatus, FleetEvacuationStatus } from '../workflows/evacuation';
-import type { MigrationView } from './migration-client';
 import { table } from './output';
-import { shortProgress } from './progress';
 import { formatDuration } from './quantities';
 
 /** A line about the whole, of a host's evacuation. */
@@ -17,20 +15,15 @@ export function headline({ host, phase, planned, moving, moved, stayed, windowEn
 }
 
 /** Every guest with what becomes of it: those that move first. */
-export function guestTable({ planned, moving, moved, stayed }: EvacuationStatus, moves: MigrationView[] = []): string {
+export function guestTable({ planned, moving, moved, stayed }: EvacuationStatus): string {
   const rows = [
-    ...moving.map(({ guest, to }) => [guest, to, 'moves', progressOf(moves, guest)]),
+    ...moving.map(({ guest, to }) => [guest, to, 'moves', '']),
     ...planned.map(({ guest, to, cold, why }) => [guest, to, cold ? 'planned, stopped' : 'planned', why]),
     ...moved.map(({ guest, to, totalMs, downtimeMs, bytes }) => [guest, to, 'moved', `${formatDuration(totalMs)}, ${formatBytes(bytes)}${downtimeMs === undefined ? '' : `, paused for ${formatDuration(Math.max(0, downtimeMs))}`}`]),
     ...stayed.map(({ guest, reasons }) => [guest, undefined, 'stays', reasons.join('; ')]),
   ];
   return rows.length === 0 ? 'There is no guest to move.' : table(['guest', 'to', 'state', ''], rows);
 }
-
-const progressOf = (moves: MigrationView[], guest: string) => {
-  const view = moves.find(({ vm }) => vm === guest);
-  return view ? shortProgress(view) : '';
-};
 
 /** A plan before anything moves. */
 export function planText(plan: EvacuationStatus): string {
@@ -84,38 +77,4 @@ export function fleetNews(before: FleetEvacuationStatus | undefined, now: FleetE
     ...(before && before.paused === now.paused && before.waitsFor === now.waitsFor ? [] : [fleetHeadline(now)]),
     ...changed.map(({ host, state, moved, stayed, why }) => `${host}: ${state}${state === 'done' ? `, ${moved} moved, ${stayed} stayed` : ''}${why ? `: ${why}` : ''}`),
   ];
-}
-
-/** A view that is drawn anew in place on a terminal. */
-export class Frame {
-  private height = 0;
-
-  constructor(private readonly stream: NodeJS.WriteStream) {}
-
-  /** Anywhere else lines are written one after the other. */
-  get isTerminal(): boolean {
-    return this.stream.isTTY && process.env['TERM'] !== 'dumb';
-  }
-
-  draw(text: string): void {
-    const columns = Math.max(20, (this.stream.columns || 80) - 1);
-    const most = Math.max(3, (this.stream.rows || 24) - 2);
-    const lines = text.split('\n').map((line) => cut(line, columns));
-    const shown = lines.length > most ? [...lines.slice(0, most - 1), `… ${lines.length - most + 1} more`] : lines;
-    this.clear();
-    this.stream.write(`${shown.join('\n')}\n`);
-    this.height = shown.length;
-  }
-
-  /** Takes the view away, so that what follows is not below an old one. */
-  clear(): void {
-    if (this.height > 0) this.stream.write(`\x1b[${this.height}A\x1b[0J`);
-    this.height = 0;
-  }
-}
-
-/** Escape sequences take no place. */
-function cut(line: string, columns: number): string {
-  if (line.replace(/\x1b\[[\d;]*m/g, '').length <= columns) return line;
-  return `${line.replace(/\x1b\[[\d;]*m/g, '').slice(0, columns - 1)}…`;
 }

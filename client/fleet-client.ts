@@ -65,6 +65,15 @@ export class FleetClient {
     return new FleetEvacuation(name, handle, await runOf(handle, `there is no evacuation "${fleetWorkflowId(name)}" on record`));
   }
 
+  /** Workflow ids of the evacuations under way, of hosts and of fleets. */
+  async evacuations(): Promise<string[]> {
+    const found: string[] = [];
+    for await (const { workflowId } of this.temporal.workflow.list({ query: 'WorkflowType IN ("evacuateHost", "evacuateFleet") AND ExecutionStatus = "Running"' })) {
+      if (!workflowId.startsWith('plan/')) found.push(workflowId);
+    }
+    return found.sort();
+  }
+
   private async startOnHost(input: EvacuateHostInput, workflowId: string): Promise<{ evacuation: Evacuation; plan: EvacuationStatus }> {
     check(evacuateHostSchema, input);
     const { host } = input;
@@ -170,6 +179,11 @@ export class Evacuation {
     return await isRunning(this.handle);
   }
 
+  /** ISO 8601. */
+  async startedAt(): Promise<string> {
+    return (await this.handle.describe()).startTime.toISOString();
+  }
+
   /** Waits for the end. A host that could be emptied in part only is a report, not an error. */
   async result(): Promise<EvacuationReport> {
     return await this.handle.result().catch((error: unknown) => {
@@ -215,6 +229,11 @@ export class FleetEvacuation {
 
   async isRunning(): Promise<boolean> {
     return await isRunning(this.handle);
+  }
+
+  /** ISO 8601. */
+  async startedAt(): Promise<string> {
+    return (await this.handle.describe()).startTime.toISOString();
   }
 
   async result(): Promise<FleetEvacuationStatus> {

@@ -29,6 +29,8 @@ export interface MigrationView extends Partial<Progress> {
   from?: string;
   to: string;
   phase: string;
+  /** ISO 8601. */
+  startedAt: string;
   /** Counts the tries to move the memory. */
   memoryTry: number;
   decisions: DecisionRecord[];
@@ -297,11 +299,11 @@ export class Migration {
 
   /** What is going on now. Undefined when it is over, or no control worker answers. Makes no event of history. */
   async look(): Promise<MigrationView | undefined> {
-    const { status: { name }, raw } = await this.handle.describe();
+    const { status: { name }, startTime, raw } = await this.handle.describe();
     if (name !== 'RUNNING') return undefined;
     const status = await this.status();
     const seen = await progressOf(this.handle.client, raw.pendingActivities ?? []);
-    return status && { ...seen, vm: this.vm, ...(status.from && { from: status.from }), to: status.to, phase: seen?.phase ?? status.phase, memoryTry: status.memoryTry, decisions: status.decisions, ...(status.asks && { asks: status.asks }), ...(status.postponedUntil && { postponedUntil: status.postponedUntil }), ...(status.waitsFor && { waitsFor: status.waitsFor }) };
+    return status && { ...seen, vm: this.vm, ...(status.from && { from: status.from }), to: status.to, phase: seen?.phase ?? status.phase, startedAt: startTime.toISOString(), memoryTry: status.memoryTry, decisions: status.decisions, ...(status.asks && { asks: status.asks }), ...(status.postponedUntil && { postponedUntil: status.postponedUntil }), ...(status.waitsFor && { waitsFor: status.waitsFor }) };
   }
 
   /** The same twice a second, until the end. Rejects with an `AbortError` when `signal` is aborted. */

@@ -10,7 +10,10 @@ export interface GlobalOptions {
 
 /** Where Temporal is, by the global options of the command line; undefined leaves it to the environment. */
 export function givenAddress(command: Command): TemporalAddress | undefined {
-  const { temporalAddress, namespace } = command.optsWithGlobals<GlobalOptions>();
+  return addressOf(command.optsWithGlobals<GlobalOptions>());
+}
+
+export function addressOf({ temporalAddress, namespace }: GlobalOptions): TemporalAddress | undefined {
   if (temporalAddress === undefined && namespace === undefined) return undefined;
   const environment = temporalOptions();
   return { address: temporalAddress ?? environment.options.address ?? 'localhost:7233', namespace: namespace ?? environment.namespace };

@@ -1,6 +1,6 @@
 import { parseArgs } from 'node:util';
 import { VmferryError } from '../client/migration-client';
-import { ProgressPrinter, progressLine } from '../client/progress';
+import { MigrationDisplay } from '../client/migration-display';
 import { formatBytes } from '../hypervisor/size';
 import { installRuntime, createLogger } from '../workers/logger';
 import { shutdownSignal } from '../workers/shutdown';
@@ -47,9 +47,9 @@ async function run(stage: Stage): Promise<Summary> {
   const migration = await client.migrate({ vm: GUEST, to: 'host-b', sourceDisks: 'wipe' });
   say(`Migrating it to host-b: ${workflowUrl(stage, migration)}`);
   const attached = guest.attach(stage.serialSocket('host-b')).catch(() => undefined);
-  const printer = new ProgressPrinter(process.stderr);
-  for await (const view of migration.watch()) printer.show(progressLine(view));
-  printer.end();
+  const display = new MigrationDisplay(process.stderr);
+  for await (const view of migration.watch()) display.show(view);
+  display.end();
   const summary: Summary = { vm: GUEST, from: 'host-a', to: 'host-b', outcome: 'failed', totalMs: 0, downtimeMs: null, blocksWritten: 0, blocksLost: null, workflowId: migration.workflowId, runId: migration.runId };
   try {
     const result = await migration.result();

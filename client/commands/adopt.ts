@@ -1,7 +1,7 @@
 import { type Command, InvalidArgumentError } from 'commander';
 import { UsageError } from '../exit-codes';
 import type { MigrationClient } from '../migration-client';
-import { print, say, table } from '../output';
+import { Output, table } from '../output';
 import { withClient } from '../session';
 import { definitionYaml, type HostOption } from './guests';
 
@@ -31,9 +31,10 @@ export function registerAdopt(vm: Command): void {
     .addHelpText('after', HELP)
     .action(async ({ host, pid, name, dryRun }: AdoptOptions, command: Command) => {
       if (pid === undefined && (name !== undefined || dryRun)) throw new UsageError('--name and --dry-run need --pid: list the processes with "vmferry vm adopt" first');
+      const out = Output.of(command);
       await withClient(command, async (client) => {
         const at = host ?? (await onlyHost(client));
-        await (pid === undefined ? listProcesses(client, at) : adopt(client, at, { pid, ...(name !== undefined && { guest: name }), ...(dryRun && { dryRun }) }));
+        await (pid === undefined ? listProcesses(out, client, at) : adopt(out, client, at, { pid, ...(name !== undefined && { guest: name }), ...(dryRun && { dryRun }) }));
       });
     });
 }
@@ -49,15 +50,15 @@ async function onlyHost(client: MigrationClient): Promise<string> {
   return names[0]!;
 }
 
-async function listProcesses(client: MigrationClient, host: string): Promise<void> {
+async function listProcesses(out: Output, client: MigrationClient, host: string): Promise<void> {
   const found = await client.onHost(host, 'findGuests', undefined);
-  if (found.length === 0) return say(`No QEMU process runs on ${host} besides vmferry's own guests.`);
-  print(table(['pid', 'name', 'monitor', 'program'], found.map(({ pid, name, monitor, executable }) => [pid, name, monitor ?? 'none: cannot be adopted', executable])));
+  found.forEach((one) => out.event('process', { host, ...one }));
+  out.list(found, `No QEMU process runs on ${host} besides vmferry's own guests.`, () => table(['pid', 'name', 'monitor', 'program'], found.map(({ pid, name, monitor, executable }) => [pid, name, monitor ?? 'none: cannot be adopted', executable])));
 }
 
-async function adopt(client: MigrationClient, host: string, input: { pid: number; guest?: string; dryRun?: boolean }): Promise<void> {
+async function adopt(out: Output, client: MigrationClient, host: string, input: { pid: number; guest?: string; dryRun?: boolean }): Promise<void> {
   const { definition, monitor } = await client.onHost(host, 'adoptGuest', input);
-  print(definitionYaml(definition));
-  if (input.dryRun) say(`Nothing was stored. Adopt it: vmferry vm adopt --host ${host} --pid ${input.pid}${input.guest === undefined ? '' : ` --name ${input.guest}`}`);
-  else say(`Guest ${definition.name} is ${host}'s now; vmferry talks to it through ${monitor}.`);
+  out.result({ outcome: input.dryRun ? 'planned' : 'completed', vm: definition.name, host, monitor, definition }, definitionYaml(definition));
+  if (input.dryRun) out.say(`Nothing was stored. Adopt it: vmferry vm adopt --host ${host} --pid ${input.pid}${input.guest === undefined ? '' : ` --name ${input.guest}`}`);
+  else out.say(`Guest ${definition.name} is ${host}'s now; vmferry talks to it through ${monitor}.`);
 }

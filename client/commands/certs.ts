@@ -7,7 +7,7 @@ import { hostConfigSchema } from '../../hypervisor/host-config';
 import { CertificatesRefused, ensureCertificates, ensureKeys, type HostFolder, type LabHost } from '../../hypervisor/lab-certificates';
 import { describeFinding, inspectTls } from '../../hypervisor/tls-files';
 import { EXIT, UsageError } from '../exit-codes';
-import { print, say } from '../output';
+import { Output } from '../output';
 import { collectOption, wholeOption } from '../quantities';
 
 const HELP = `
@@ -40,20 +40,26 @@ export function registerCerts(program: Command): void {
     .action(init);
 }
 
-async function init(dir: string, { host: names, address: addresses, days, psk }: InitFlags): Promise<void> {
+async function init(dir: string, { host: names, address: addresses, days, psk }: InitFlags, command: Command): Promise<void> {
+  const out = Output.of(command);
   const folder = resolve(dir);
   if (psk && addresses.length > 0) throw new UsageError('--address is for certificates: leave it out with --psk');
   const hosts = withAddresses([...new Set(names)], addresses);
   const folders = await (psk ? ensureKeys(folder, hosts) : ensureCertificates(folder, hosts, days)).catch((error: Error) => {
     throw error instanceof CertificatesRefused ? new UsageError(error.message) : error;
   });
-  for (const one of folders) print(`${one.made ? 'made ' : 'there'}  ${one.folder}${psk ? '' : `  ${validUntil(one)}`}`);
   const field = psk ? 'psk' : 'tls';
-  print(`Copy each folder to its host, readable by the user of its agent alone${psk ? '; after a host was added, also to those that have one' : ''}. In the host's configuration:\n  ${field}: { dir: /etc/vmferry/tls }`);
-  print(psk ? `${join(folder, 'keys.psk')} has all keys: keep it.` : `${join(folder, 'ca-key.pem')} signs certificates for further hosts: keep it, away from the hosts.`);
   const findings = folders.flatMap(({ host, folder: at }) => inspectTls({ name: host, [field]: { dir: at } }));
-  findings.forEach((finding) => say(`${finding.severity === 'warning' ? 'warning: ' : ''}${describeFinding(finding)}`));
-  if (findings.some(({ severity }) => severity === 'blocker')) process.exitCode = EXIT.failed;
+  findings.forEach((finding) => out.say(`${finding.severity === 'warning' ? 'warning: ' : ''}${describeFinding(finding)}`));
+  out.result(
+    { folders: folders.map(({ host, folder: at, made }) => ({ host, folder: at, made })), findings: findings.map(describeFinding) },
+    [
+      ...folders.map((one) => `${one.made ? 'made ' : 'there'}  ${one.folder}${psk ? '' : `  ${validUntil(one)}`}`),
+      `Copy each folder to its host, readable by the user of its agent alone${psk ? '; after a host was added, also to those that have one' : ''}. In the host's configuration:\n  ${field}: { dir: /etc/vmferry/tls }`,
+      psk ? `${join(folder, 'keys.psk')} has all keys: keep it.` : `${join(folder, 'ca-key.pem')} signs certificates for further hosts: keep it, away from the hosts.`,
+    ].join('\n'),
+    findings.some(({ severity }) => severity === 'blocker') ? EXIT.failed : EXIT.done,
+  );
 }
 
 function validUntil({ folder }: HostFolder): string {

@@ -2,7 +2,7 @@ import { createCommand, type Command } from 'commander';
 import { formatBytes } from '../../hypervisor/size';
 import type { CheckMoveResult } from '../../workflows/check-move';
 import { EXIT, EXIT_CODES_HELP } from '../exit-codes';
-import { print, printJson, table } from '../output';
+import { Output, table } from '../output';
 import { durationOption, formatDuration } from '../quantities';
 import { withClient } from '../session';
 import { addMigrationOptions, migrationFields, type MigrationOptions } from './migration-options';
@@ -25,23 +25,21 @@ ${EXIT_CODES_HELP}`;
 /** Those of `migrate` that say how a guest is moved, not what becomes of its images. */
 const SHARED = ['--max-downtime', '--bandwidth', '--post-copy', '--on-divergence', '--copy-mode'];
 
-type CheckOptions = Omit<MigrationOptions, 'sourceDisks' | 'keepFor'> & { to: string; measureFor: number; json?: boolean };
+type CheckOptions = Omit<MigrationOptions, 'sourceDisks' | 'keepFor'> & { to: string; measureFor: number };
 
 export function registerCheck(program: Command): void {
   const check = program.command('check').description('what a move would be: obstacles, size, time, pause; nothing is changed').argument('<vm>').requiredOption('--to <host>', 'the destination');
   for (const option of addMigrationOptions(createCommand()).options) if (SHARED.includes(option.long!)) check.addOption(option);
   check
     .option('--measure-for <duration>', 'how long the guest is watched', durationOption(1_000, 60_000, '10s'), 3_000)
-    .option('--json', 'the result as a line of JSON')
     .addHelpText('after', CHECK_HELP);
   for (const option of check.options) if (option.long === '--measure-for') option.defaultValueDescription = '3s';
-  check.action(async (vm: string, { to, measureFor, json, ...options }: CheckOptions, command: Command) => {
+  check.action(async (vm: string, { to, measureFor, ...options }: CheckOptions, command: Command) => {
     // What would become of the images is of no account here.
     const fields = migrationFields({ ...options, sourceDisks: 'keep', keepFor: 24 * 3_600_000 });
     const result = await withClient(command, (client) => client.check({ vm, to, measureSeconds: Math.round(measureFor / 1_000), ...fields }));
-    if (json) printJson(result);
-    else print(account(result));
-    process.exitCode = result.movable ? EXIT.done : result.blockers.length > 0 ? EXIT.refused : EXIT.problems;
+    const exitCode = result.movable ? EXIT.done : result.blockers.length > 0 ? EXIT.refused : EXIT.problems;
+    Output.of(command).result(JSON.parse(JSON.stringify(result)) as typeof result & Record<string, never>, account(result), exitCode);
   });
 }
 

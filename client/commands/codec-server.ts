@@ -5,7 +5,7 @@ import { startCodecServer } from '../../workers/codec-server';
 import { KEY_FILE_VARIABLE, PayloadEncryption, readKeys } from '../../workers/payload-codec';
 import { shutdownSignal } from '../../workers/shutdown';
 import { UsageError } from '../exit-codes';
-import { print } from '../output';
+import { Output } from '../output';
 import { collectOption, portOption } from '../quantities';
 
 const HELP = `
@@ -34,7 +34,7 @@ export function registerCodecServer(program: Command): void {
     .option('--ui-origin <origin>', 'a UI that may ask; can be repeated (default: http://localhost:8233, http://127.0.0.1:8233)', collectOption)
     .option('--token-file <file>', 'a file whose text who asks must send: "Authorization: Bearer TEXT"')
     .addHelpText('after', HELP)
-    .action(async ({ port, listen, uiOrigin = ['http://localhost:8233', 'http://127.0.0.1:8233'], tokenFile }: Flags) => {
+    .action(async ({ port, listen, uiOrigin = ['http://localhost:8233', 'http://127.0.0.1:8233'], tokenFile }: Flags, command: Command) => {
       const keyFile = process.env[KEY_FILE_VARIABLE];
       if (!keyFile) throw new UsageError(`${KEY_FILE_VARIABLE} is not set: name the file with the payload keys`);
       if (isIP(listen) === 0) throw new UsageError(`--listen "${listen}" is no IP address`);
@@ -43,9 +43,11 @@ export function registerCodecServer(program: Command): void {
       const server = await startCodecServer({ codec: new PayloadEncryption(readKeys(keyFile)), port, address: listen, origins: uiOrigin, ...(tokenFile !== undefined && { token: readToken(tokenFile) }) }).catch((error: NodeJS.ErrnoException) => {
         throw error.code === 'EADDRINUSE' ? new UsageError(`--port ${port} cannot be used: something listens there already`) : error;
       });
-      print(`Codec server: ${server.url}`);
+      const out = Output.of(command);
+      out.say(`Codec server: ${server.url}`);
       await shutdownSignal();
       await server.close();
+      out.result({ outcome: 'stopped' }, undefined);
     });
 }
 

@@ -2,7 +2,7 @@ import type { Command } from 'commander';
 import type { Reported, Severity } from '../../hypervisor/doctor/findings';
 import { examine } from '../doctor/examine';
 import { EXIT, EXIT_CODES_HELP } from '../exit-codes';
-import { print, printJson } from '../output';
+import { Output } from '../output';
 import { givenAddress } from '../session';
 
 const DOCTOR_HELP = `
@@ -10,8 +10,7 @@ Without --config: what a client needs: Temporal, its namespace and search attrib
 With it also what the hypervisor of that configuration needs: QEMU and what it can do, KVM (a tiny guest is booted), ports,
 folders, confinement, guests, what earlier moves left. Nothing is changed. It comes to an end whatever hangs, within a minute.
 
-Each finding that is not ok has its fix, a command or a line to change. With --json: a line of JSON a finding ("check",
-"severity", "saw", "fix"), and a last one with "outcome" (ok or problems) and how many there are of each severity.
+Each finding that is not ok has its fix, a command or a line to change.
 
 Examples:
   $ vmferry doctor
@@ -27,16 +26,16 @@ export function registerDoctor(program: Command): void {
     .command('doctor')
     .description('check this machine, and the configuration of an agent; each finding names its fix')
     .option('--config <file>', "the configuration of this machine's agent, YAML")
-    .option('--json', 'lines of JSON on stdout')
     .addHelpText('after', DOCTOR_HELP)
-    .action(async ({ config: file, json }: { config?: string; json?: boolean }, command: Command) => {
+    .action(async ({ config: file }: { config?: string }, command: Command) => {
       const given = givenAddress(command);
       const found = await examine({ ...(file !== undefined && { file }), ...(given && { given }) });
       const count = (severity: Severity) => found.filter((one) => one.severity === severity).length;
       const counts = { ok: count('ok'), warnings: count('warning'), problems: count('problem') };
-      if (json) [...found, { outcome: counts.problems > 0 ? 'problems' : 'ok', ...counts }].forEach(printJson);
-      else print(`${found.map(told).join('\n')}\n\n${counts.ok} ok, ${counts.warnings} warnings, ${counts.problems} problems`);
-      process.exitCode = counts.problems > 0 ? EXIT.problems : EXIT.done;
+      const out = Output.of(command);
+      found.forEach((one) => out.event('finding', one));
+      const text = `${found.map(told).join('\n')}\n\n${counts.ok} ok, ${counts.warnings} warnings, ${counts.problems} problems`;
+      out.result({ outcome: counts.problems > 0 ? 'problems' : 'ok', ...counts }, text, counts.problems > 0 ? EXIT.problems : EXIT.done);
     });
 }
 

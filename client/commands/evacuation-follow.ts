@@ -1,19 +1,16 @@
-import { EXIT, exitCodeOf, type ExitCode, Interrupted, outcomeOf } from '../exit-codes';
-import { fleetHeadline, fleetNews, fleetTable, Frame, guestTable, headline, news, plural, reportText } from '../evacuation-view';
+import { EXIT, type ExitCode, FollowedFailed, Interrupted } from '../exit-codes';
+import { advancePace, evacuationPicture, type Pace } from '../evacuation-picture';
+import { fleetHeadline, fleetNews, fleetTable, news, plural, reportText } from '../evacuation-view';
+import type { About, EventName } from '../json-events';
 import type { Evacuation, FleetEvacuation } from '../fleet-client';
 import { type MigrationClient, type MigrationView, VmferryError } from '../migration-client';
-import { printJson, say } from '../output';
+import { isTerminal, type Output } from '../output';
+import { Frame, type Line, plain } from '../terminal';
 import { shutdownSignal } from '../../workers/shutdown';
 import type { EvacuationReport, EvacuationStatus, FleetEvacuationStatus } from '../../workflows/evacuation';
-import { failure } from './migrations';
 
 /** Of so many guests the progress is asked for at each look. */
 const MOST_ASKED = 20;
-
-interface Following {
-  json: boolean;
-  detach: boolean;
-}
 
 /** One evacuation, of a host or of many, as far as following it goes. */
 interface Followed<Status, Result> {
@@ -25,33 +22,37 @@ interface Followed<Status, Result> {
   result(): Promise<Result>;
   cancel(): Promise<void>;
   isRunning(): Promise<boolean>;
+  startedAt(): Promise<string>;
 }
 
 interface Shown<Status, Result> {
-  about: Record<string, unknown>;
+  about: About;
+  event: EventName;
   /** Drawn anew on a terminal. */
-  picture(status: Status): Promise<string>;
+  picture(status: Status, startedAt: string, size: Size): Promise<Line[]>;
   /** Lines elsewhere. */
   lines(before: Status | undefined, now: Status): string[];
   report(result: Result): string;
   outcome(result: Result): { outcome: string; code: ExitCode };
 }
 
-export async function followHost(client: MigrationClient, evacuation: Evacuation, how: Following): Promise<void> {
-  await follow(followedHost(evacuation), shownHost(client, evacuation.host), how);
+type Size = Frame['size'];
+
+export async function followHost(out: Output, client: MigrationClient, evacuation: Evacuation, detach = false): Promise<void> {
+  await follow(out, followedHost(evacuation), shownHost(client, evacuation.host), detach);
 }
 
-export async function followFleet(evacuation: FleetEvacuation, how: Following): Promise<void> {
-  await follow(followedFleet(evacuation), SHOWN_FLEET, how);
+export async function followFleet(out: Output, evacuation: FleetEvacuation, detach = false): Promise<void> {
+  await follow(out, followedFleet(evacuation), SHOWN_FLEET, detach);
 }
 
 /** Cancels it and waits for its end. */
-export async function cancelHost(client: MigrationClient, evacuation: Evacuation): Promise<void> {
-  await cancel(followedHost(evacuation), shownHost(client, evacuation.host));
+export async function cancelHost(out: Output, client: MigrationClient, evacuation: Evacuation): Promise<void> {
+  await cancel(out, followedHost(evacuation), shownHost(client, evacuation.host));
 }
 
-export async function cancelFleet(evacuation: FleetEvacuation): Promise<void> {
-  await cancel(followedFleet(evacuation), SHOWN_FLEET);
+export async function cancelFleet(out: Output, evacuation: FleetEvacuation): Promise<void> {
+  await cancel(out, followedFleet(evacuation), SHOWN_FLEET);
 }
 
 const followedHost = (evacuation: Evacuation): Followed<EvacuationStatus, EvacuationReport> => ({ ...following(evacuation), name: evacuation.host });
@@ -59,14 +60,20 @@ const followedFleet = (evacuation: FleetEvacuation): Followed<FleetEvacuationSta
 
 function following<Status, Result>(evacuation: Omit<Followed<Status, Result>, 'name'>): Omit<Followed<Status, Result>, 'name'> {
   const { workflowId, runId } = evacuation;
-  return { workflowId, runId, watch: (signal) => evacuation.watch(signal), result: () => evacuation.result(), cancel: () => evacuation.cancel(), isRunning: () => evacuation.isRunning() };
+  return { workflowId, runId, watch: (signal) => evacuation.watch(signal), result: () => evacuation.result(), cancel: () => evacuation.cancel(), isRunning: () => evacuation.isRunning(), startedAt: () => evacuation.startedAt() };
 }
 
 function shownHost(client: MigrationClient, host: string): Shown<EvacuationStatus, EvacuationReport> {
   const codes = { planned: EXIT.done, completed: EXIT.done, partly: EXIT.failed, cancelled: EXIT.cancelled };
+  let pace: Pace | undefined;
   return {
     about: { host },
-    picture: async (status) => `${headline(status)}\n${guestTable(status, await looks(client, status))}`,
+    event: 'evacuation',
+    picture: async (status, startedAt, size) => {
+      const views = await looks(client, status);
+      pace = advancePace(pace, status, views, { startedAt, nowMs: Date.now() });
+      return evacuationPicture(status, views, pace, { ...size, nowMs: Date.now() });
+    },
     lines: news,
     report: reportText,
     outcome: ({ outcome }) => ({ outcome, code: codes[outcome] }),
@@ -75,7 +82,8 @@ function shownHost(client: MigrationClient, host: string): Shown<EvacuationStatu
 
 const SHOWN_FLEET: Shown<FleetEvacuationStatus, FleetEvacuationStatus> = {
   about: {},
-  picture: async (status) => `${fleetHeadline(status)}\n${fleetTable(status)}`,
+  event: 'fleet-evacuation',
+  picture: async (status) => [plain(fleetHeadline(status)), ...fleetTable(status).split('\n').map(plain)],
   lines: fleetNews,
   report: fleetReport,
   outcome: (status) => {
@@ -97,77 +105,60 @@ async function looks(client: MigrationClient, { moving }: EvacuationStatus): Pro
   return views.filter((view) => view !== undefined);
 }
 
-/** Shows an evacuation until its end, says what became of it, and sets the exit code. Throws `Interrupted` at the first SIGINT or SIGTERM. */
-async function follow<Status extends object, Result extends Status>(evacuation: Followed<Status, Result>, shown: Shown<Status, Result>, { json, detach }: Following): Promise<void> {
+/** Shows an evacuation until its end, and says what became of it. Throws `Interrupted` at the first SIGINT or SIGTERM, and `FollowedFailed`. */
+async function follow<Status extends object, Result extends Status>(out: Output, evacuation: Followed<Status, Result>, shown: Shown<Status, Result>, detach: boolean): Promise<void> {
   const { name, workflowId, runId } = evacuation;
-  const ids = { workflowId, runId };
+  const about = { ...shown.about, workflowId, runId };
   const hint = `watch it with "vmferry evacuation watch ${name}", end it with "vmferry evacuation cancel ${name}"`;
-  if (detach) {
-    if (json) return printJson({ ...shown.about, outcome: 'started', ...ids });
-    return say(`The evacuation is under way: ${hint}.`);
-  }
+  if (detach) return out.result({ ...about, outcome: 'started' }, `The evacuation is under way: ${hint}.`);
   const over = new AbortController();
   const interrupted = shutdownSignal().then((signal) => over.abort(new Interrupted(`Stopped watching (${signal}). The evacuation goes on: ${hint}.`)));
   interrupted.catch(() => undefined);
   const ended = evacuation.result().finally(() => over.abort());
   ended.catch(() => undefined);
-  if (!json) say(`Watching ${workflowId}; Ctrl-C stops watching, "vmferry evacuation cancel ${name}" ends it.`);
+  out.say(`Watching ${workflowId}; Ctrl-C stops watching, "vmferry evacuation cancel ${name}" ends it.`);
 
-  const frame = new Frame(process.stderr);
+  const frame = out.talks && isTerminal(process.stderr) ? new Frame(process.stderr) : undefined;
   let before: Status | undefined;
   let last = '';
   try {
+    const startedAt = await evacuation.startedAt();
     for await (const status of evacuation.watch(over.signal)) {
       const text = JSON.stringify(status);
-      if (json && text !== last) printJson(status);
-      if (!json && frame.isTerminal) frame.draw(await shown.picture(status));
-      if (!json && !frame.isTerminal) shown.lines(before, status).forEach(say);
+      if (text !== last) out.event(shown.event, status as never);
+      if (frame) frame.draw(await shown.picture(status, startedAt, frame.size));
+      else shown.lines(before, status).forEach((line) => out.say(line));
       before = JSON.parse(text) as Status;
       last = text;
     }
   } catch (error) {
     if (!over.signal.aborted) throw new Error(`watching failed, the evacuation goes on without it: ${(error as Error).message}`, { cause: error });
   } finally {
-    frame.clear();
+    frame?.end();
   }
-  if (over.signal.reason instanceof Interrupted) {
-    if (json) printJson({ ...shown.about, outcome: outcomeOf(EXIT.interrupted), ...ids });
-    throw over.signal.reason;
-  }
+  if (over.signal.reason instanceof Interrupted) throw new FollowedFailed(over.signal.reason, about);
+  const result = await ended.catch((error: Error) => {
+    throw new FollowedFailed(error, about);
+  });
   // What happened since the last look is told too, so that a log has all of it.
-  const rest = (result: Result) => (json || frame.isTerminal || before === undefined ? [] : shown.lines(before, result));
-  await conclude(ended, shown, json, ids, rest);
+  if (!frame && before !== undefined) shown.lines(before, result).forEach((line) => out.say(line));
+  const { outcome, code } = shown.outcome(result);
+  out.result({ ...result, outcome, workflowId, runId }, shown.report(result), code);
 }
 
-async function conclude<Status extends object, Result extends Status>(ended: Promise<Result>, shown: Shown<Status, Result>, json: boolean, ids: { workflowId: string; runId: string }, rest: (result: Result) => string[]): Promise<void> {
-  try {
-    const result = await ended;
-    const { outcome, code } = shown.outcome(result);
-    rest(result).forEach(say);
-    if (json) printJson({ ...result, outcome, ...ids });
-    else say(shown.report(result));
-    process.exitCode = code;
-  } catch (error) {
-    if (!(error instanceof VmferryError)) throw error;
-    if (json) printJson({ ...shown.about, ...failure(error), ...ids });
-    say(`vmferry: ${error.message}`);
-    process.exitCode = exitCodeOf(error, 'migration');
-  }
-}
-
-async function cancel<Status extends object, Result extends Status>(evacuation: Followed<Status, Result>, shown: Shown<Status, Result>): Promise<void> {
-  const { name, workflowId } = evacuation;
+async function cancel<Status extends object, Result extends Status>(out: Output, evacuation: Followed<Status, Result>, shown: Shown<Status, Result>): Promise<void> {
+  const { name, workflowId, runId } = evacuation;
   if (!(await evacuation.isRunning())) throw new VmferryError('EvacuationRefused', `${workflowId} is over already: see "vmferry evacuation show ${name}"`);
   const interrupted = shutdownSignal().then((signal) => Promise.reject(new Interrupted(`Stopped waiting (${signal}). The evacuation is being cancelled: watch it with "vmferry evacuation watch ${name}".`)));
   interrupted.catch(() => undefined);
   await evacuation.cancel();
-  say(`Cancelling ${workflowId}; waiting until what moves is undone or finished …`);
+  out.say(`Cancelling ${workflowId}; waiting until what moves is undone or finished …`);
   try {
     const result = await Promise.race([evacuation.result(), interrupted]);
-    say(shown.report(result));
-    if (shown.outcome(result).outcome !== 'cancelled') process.exitCode = EXIT.failed;
+    const { outcome } = shown.outcome(result);
+    out.result({ ...result, outcome, workflowId, runId }, shown.report(result), outcome === 'cancelled' ? EXIT.done : EXIT.failed);
   } catch (error) {
-    if (error instanceof VmferryError && error.type === 'Cancelled') return say(`The evacuation ${workflowId} was cancelled before anything was changed.`);
-    throw error;
+    if (!(error instanceof VmferryError && error.type === 'Cancelled')) throw error;
+    out.result({ ...shown.about, outcome: 'cancelled', workflowId, runId }, `The evacuation ${workflowId} was cancelled before anything was changed.`);
   }
 }

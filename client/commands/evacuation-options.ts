@@ -34,7 +34,6 @@ export interface EvacuateOptions extends MigrationOptions {
   jitter?: number;
   catchUp?: number;
   detach?: boolean;
-  json?: boolean;
 }
 
 /** Guests under way at once. */
@@ -70,8 +69,7 @@ export function addEvacuateOptions(command: Command): Command {
     .option('--jitter <duration>', 'each time is later by up to this, at random', durationOption(0, DAY_MS, '10m'))
     .option('--catch-up <duration>', `how late one may begin that was missed while Temporal was down; default: ${CATCH_UP_SECONDS / 60}m`, durationOption(LEAST_CATCH_UP_SECONDS * 1000, 365 * DAY_MS, '10m'));
   return addMigrationOptions(command)
-    .option('--detach', 'start it, wait until it is accepted or refused, and leave it alone')
-    .option('--json', 'lines of JSON on stdout');
+    .option('--detach', 'start it, wait until it is accepted or refused, and leave it alone');
 }
 
 function zoneOption(text: string): string {

@@ -4,7 +4,7 @@ import { EXIT_CODES_HELP, UsageError } from '../exit-codes';
 import { fleetHeadline, fleetTable, guestTable, headline } from '../evacuation-view';
 import { Evacuation, type FleetEvacuation } from '../fleet-client';
 import { type MigrationClient, VmferryError } from '../migration-client';
-import { print, printJson, say } from '../output';
+import { Output } from '../output';
 import { withClient } from '../session';
 import type { Signed } from '../../workflows/evacuation';
 import { cancelFleet, cancelHost, followFleet, followHost } from './evacuation-follow';
@@ -32,62 +32,60 @@ export function registerEvacuation(program: Command): void {
     evacuation.command(name).description(does).argument(argument, argument === '<host>' ? 'a host that is being emptied' : ARGUMENT).addHelpText('after', `\nExample:\n  $ vmferry evacuation ${example}\n\n${EXIT_CODES_HELP}`);
 
   command('show', 'every guest and what becomes of it, also when it is over', 'show host-a')
-    .option('--json', 'one line of JSON')
-    .action(async (name: string, { json }: { json?: boolean }, command: Command) => {
+    .action(async (name: string, _options: unknown, command: Command) => {
       await withClient(command, async (client) => {
         const found = await evacuationOf(client, name);
         const status = await found.status();
         if (!status) throw new VmferryError('TimedOut', `no control worker answers for ${found.workflowId}: is one running?`);
-        if (json) return printJson({ ...status, running: await found.isRunning(), workflowId: found.workflowId, runId: found.runId });
-        print('hosts' in status ? `${fleetHeadline(status)}\n${fleetTable(status)}` : `${headline(status)}\n${guestTable(status)}`);
+        const running = await found.isRunning();
+        Output.of(command).result({ ...status, outcome: running ? 'running' : 'ended', running, workflowId: found.workflowId, runId: found.runId }, 'hosts' in status ? `${fleetHeadline(status)}\n${fleetTable(status)}` : `${headline(status)}\n${guestTable(status)}`);
       });
     });
 
   command('watch', 'follow it to its end, and end with its exit code; Ctrl-C only stops watching', 'watch host-a')
-    .option('--json', 'lines of JSON on stdout')
-    .action(async (name: string, { json = false }: { json?: boolean }, command: Command) => {
+    .action(async (name: string, _options: unknown, command: Command) => {
       await withClient(command, async (client) => {
         const found = await evacuationOf(client, name);
-        await (found instanceof Evacuation ? followHost(client, found, { json, detach: false }) : followFleet(found, { json, detach: false }));
+        await (found instanceof Evacuation ? followHost(Output.of(command), client, found) : followFleet(Output.of(command), found));
       });
     });
 
   addSignedOptions(command('approve', 'let an evacuation that waits for it begin', 'approve host-a', '<host>'), 'optional').action(async (host: string, options: SignedOptions, command: Command) => {
     await withClient(command, async (client) => (await client.fleet.evacuation(hostOnly(host))).approve(signedOf(options)));
-    say(`The evacuation of ${host} begins: watch it with "vmferry evacuation watch ${host}".`);
+    Output.of(command).result({ evacuation: host }, `The evacuation of ${host} begins: watch it with "vmferry evacuation watch ${host}".`);
   });
 
   addSignedOptions(command('pause', 'start no other guest, of many hosts no other host; what moves is finished', 'pause host-a --reason "backup runs"'), 'required').action(async (name: string, options: SignedOptions, command: Command) => {
     await withClient(command, async (client) => (await evacuationOf(client, name)).pause(signedOf(options)));
-    say(`The evacuation ${name} is paused: "vmferry evacuation resume ${name}" lets it go on.`);
+    Output.of(command).result({ evacuation: name }, `The evacuation ${name} is paused: "vmferry evacuation resume ${name}" lets it go on.`);
   });
 
   addSignedOptions(command('resume', 'let a paused evacuation go on', 'resume host-a'), 'optional').action(async (name: string, options: SignedOptions, command: Command) => {
     await withClient(command, async (client) => (await evacuationOf(client, name)).resume(signedOf(options)));
-    say(`The evacuation ${name} goes on.`);
+    Output.of(command).result({ evacuation: name }, `The evacuation ${name} goes on.`);
   });
 
   addLimitOptions(addSignedOptions(command('set-limits', 'change how many guests move at once; what is left out stays', 'set-limits host-a --limit-destination 1', '<host>'), 'optional')).action(async (host: string, options: SignedOptions & Parameters<typeof limitsOf>[0], command: Command) => {
     const limits = limitsOf(options);
     if (Object.keys(limits).length === 0) throw new UsageError('say which limit: --limit-fleet, --limit-source or --limit-destination');
-    const { fleet, perSource, perDestination } = await withClient(command, async (client) => (await client.fleet.evacuation(hostOnly(host))).setLimits(limits, signedOf(options)));
-    say(`At once now: ${fleet} in all, ${perSource} from a host, ${perDestination} to a host.`);
+    const now = await withClient(command, async (client) => (await client.fleet.evacuation(hostOnly(host))).setLimits(limits, signedOf(options)));
+    Output.of(command).result({ evacuation: host, limits: now }, `At once now: ${now.fleet} in all, ${now.perSource} from a host, ${now.perDestination} to a host.`);
   });
 
   addSignedOptions(command('skip', 'let a guest stay that has not begun to move', 'skip host-a db-7 --reason "its owner asked"', '<host>').argument('<vm>'), 'required').action(async (host: string, vm: string, options: SignedOptions, command: Command) => {
     await withClient(command, async (client) => (await client.fleet.evacuation(hostOnly(host))).skip(vm, signedOf(options)));
-    say(`Guest ${vm} stays on ${host}.`);
+    Output.of(command).result({ evacuation: host, vm }, `Guest ${vm} stays on ${host}.`);
   });
 
   addSignedOptions(command('bring-back', 'the maintenance is over: uncordon the host and bring its guests home (evacuate --and-return)', 'bring-back host-a', '<host>'), 'optional').action(async (host: string, options: SignedOptions, command: Command) => {
     await withClient(command, async (client) => (await client.fleet.evacuation(hostOnly(host))).bringBack(signedOf(options)));
-    say(`The guests come back to ${host}: watch it with "vmferry evacuation watch ${host}".`);
+    Output.of(command).result({ evacuation: host }, `The guests come back to ${host}: watch it with "vmferry evacuation watch ${host}".`);
   });
 
   command('cancel', 'start no other guest, undo what moves (or finish it: evacuate --at-cancel), and wait for that', 'cancel host-a').action(async (name: string, _options: unknown, command: Command) => {
     await withClient(command, async (client) => {
       const found = await evacuationOf(client, name);
-      await (found instanceof Evacuation ? cancelHost(client, found) : cancelFleet(found));
+      await (found instanceof Evacuation ? cancelHost(Output.of(command), client, found) : cancelFleet(Output.of(command), found));
     });
   });
 }

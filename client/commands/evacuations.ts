@@ -1,12 +1,11 @@
 import type { Command } from 'commander';
-import { EXIT_CODES_HELP } from '../exit-codes';
+import { EXIT_CODES_HELP, FollowedFailed } from '../exit-codes';
 import { planText } from '../evacuation-view';
-import { VmferryError } from '../migration-client';
-import { print, printJson, say } from '../output';
+import type { About } from '../json-events';
+import { Output } from '../output';
 import { withClient } from '../session';
 import { addEvacuateOptions, evacuateOf, type EvacuateOptions } from './evacuation-options';
 import { followFleet, followHost } from './evacuation-follow';
-import { failure } from './migrations';
 import { scheduleText } from './schedules';
 
 const HELP = `
@@ -21,9 +20,9 @@ made that does it at set times (vmferry schedule).
 
 Selectors: rack=r12, zone!=b, gpu, !old, "rack in (r1,r2)", "rack notin (r1)", joined by commas, which mean "and".
 
-With --json, stdout has a line of JSON whenever something changes, and a last one with "outcome": completed, partly,
-planned, cancelled, failed, refused, or, after Ctrl-C, running; with --detach, started. How it ended is the exit code:
-1 also means that some guest stayed that was to go.
+With --json, stdout has a line of JSON whenever something changes, and a last one: a result with "outcome" completed,
+partly, planned, cancelled, scheduled or, with --detach, started; or an error. Exit code 1 also means that some guest
+stayed that was to go.
 
 Examples:
   $ vmferry evacuate host-a --plan
@@ -40,35 +39,32 @@ export function registerEvacuate(program: Command): void {
     .addHelpText('after', HELP)
     .action(async (hosts: string[], options: EvacuateOptions, command: Command) => {
       const wanted = evacuateOf(hosts, options, command);
-      const how = { json: options.json ?? false, detach: options.detach ?? false };
-      /** A refusal is a result too. */
-      const accepted = async <T>(about: Record<string, unknown>, started: Promise<T>): Promise<T> => {
-        return await started.catch((error: unknown) => {
-          if (how.json && error instanceof VmferryError) printJson({ ...about, ...failure(error) });
-          throw error;
+      const out = Output.of(command);
+      const accepted = async <T>(about: About, started: Promise<T>): Promise<T> => {
+        return await started.catch((error: Error) => {
+          throw new FollowedFailed(error, about);
         });
       };
       await withClient(command, async (client) => {
         if (wanted.kind === 'schedule') {
           const { name } = wanted.request;
-          const made = await accepted({ schedule: name }, client.schedules.create(wanted.request));
-          if (how.json) return printJson({ outcome: 'scheduled', ...made });
-          print(scheduleText(made));
-          return say(`Schedule ${name} is made: "vmferry schedule trigger ${name}" begins now, "vmferry schedule delete ${name}" removes it.`);
+          const made = await accepted({ name }, client.schedules.create(wanted.request));
+          out.result({ outcome: 'scheduled', schedule: made }, scheduleText(made));
+          return out.say(`Schedule ${name} is made: "vmferry schedule trigger ${name}" begins now, "vmferry schedule delete ${name}" removes it.`);
         }
         if (wanted.kind === 'fleet') {
           const { name, input } = wanted;
-          const { evacuation } = await accepted({ name, hosts: input.hosts ?? [], ...(input.selector && { selector: input.selector }) }, client.fleet.evacuateFleet(name, input));
-          return await followFleet(evacuation, how);
+          const { evacuation } = await accepted({ name }, client.fleet.evacuateFleet(name, input));
+          return await followFleet(out, evacuation, options.detach);
         }
         const { host, mode, ...rest } = wanted.input;
         if (mode === 'plan') {
           const plan = await accepted({ host }, client.fleet.plan(host, rest));
-          return how.json ? printJson(plan) : print(planText(planned(plan)));
+          return out.result(plan, planText(planned(plan)));
         }
         const { evacuation, plan } = await accepted({ host }, client.fleet.evacuate(wanted.input));
-        if (!how.json && (mode === 'approve' || how.detach)) print(planText(planned(plan)));
-        await followHost(client, evacuation, how);
+        if (mode === 'approve' || options.detach) out.text(planText(planned(plan)));
+        await followHost(out, client, evacuation, options.detach);
       });
     });
 }

@@ -6,7 +6,7 @@ import { type Definition, definitionSchema, InvalidDefinition, parseYamlWith } f
 import { formatBytes } from '../../hypervisor/size';
 import { UsageError } from '../exit-codes';
 import type { MigrationClient } from '../migration-client';
-import { print, printJson, say, table } from '../output';
+import { Output, table } from '../output';
 import { durationOption } from '../quantities';
 import { withClient } from '../session';
 import { silentForMs } from './hosts';
@@ -40,7 +40,9 @@ export function registerGuestCommands(program: Command, registerAdopt: (vm: Comm
     .action(async (file: string, { host }: { host: string }, command: Command) => {
       const definition = readDefinition(file);
       await withClient(command, (client) => client.onHost(host, 'defineGuest', { definition }));
-      say(`Guest ${definition.name} is defined on ${host}. Start it: vmferry vm start ${definition.name}`);
+      const out = Output.of(command);
+      out.result({ vm: definition.name, host }, `Guest ${definition.name} is defined on ${host}.`);
+      out.say(`Start it: vmferry vm start ${definition.name}`);
     });
 
   vm.command('start')
@@ -50,7 +52,7 @@ export function registerGuestCommands(program: Command, registerAdopt: (vm: Comm
     .addHelpText('after', '\nA copy that was handed over to another host is not started: two copies would destroy each other\'s work.\n\nExample:\n  $ vmferry vm start web')
     .action(async (guest: string, { host }: HostOption, command: Command) => {
       const { summary, at } = await onItsHost(command, guest, host, async (client, at) => ({ summary: await client.onHost(at, 'startGuest', { guest }), at }));
-      say(`Guest ${guest} is ${summary.state} on ${at}.`);
+      Output.of(command).result({ vm: guest, host: at, state: summary.state }, `Guest ${guest} is ${summary.state} on ${at}.`);
     });
 
   vm.command('stop')
@@ -66,31 +68,28 @@ export function registerGuestCommands(program: Command, registerAdopt: (vm: Comm
         await client.onHost(at, 'stopGuest', { guest, graceMs: now ? 0 : grace });
         return at;
       });
-      say(`Guest ${guest} is stopped on ${at}.`);
+      Output.of(command).result({ vm: guest, host: at, state: 'stopped' }, `Guest ${guest} is stopped on ${at}.`);
     });
 
   vm.command('list')
     .description('guests of all hosts, or of one')
     .option('--host <host>', 'only this host')
-    .option('--json', 'one line of JSON a guest')
     .addHelpText('after', '\nA host that does not answer is shown with what it said last.\n\nExamples:\n  $ vmferry vm list\n  $ vmferry vm list --host host-a --json')
-    .action(async ({ host, json }: HostOption & { json?: boolean }, command: Command) => {
+    .action(async ({ host }: HostOption, command: Command) => {
+      const out = Output.of(command);
       const guests = await withClient(command, (client) => listGuests(client, host));
-      if (json) return guests.forEach(printJson);
-      if (guests.length === 0) return say('There is no guest. Define one: vmferry vm define --help');
-      print(table(['guest', 'host', 'state', 'memory', 'disks', 'moving'], guests.map(({ name, host, state, memoryBytes, disks, moving }) => [name, host, state, memoryBytes === undefined ? undefined : formatBytes(memoryBytes), disks, moving])));
+      guests.forEach((one) => out.event('guest', one));
+      out.list(guests, 'There is no guest. Define one: vmferry vm define --help', () => table(['guest', 'host', 'state', 'memory', 'disks', 'moving'], guests.map(({ name, host, state, memoryBytes, disks, moving }) => [name, host, state, memoryBytes === undefined ? undefined : formatBytes(memoryBytes), disks, moving])));
     });
 
   vm.command('show')
     .description('a guest: state, images and definition')
     .argument('<vm>')
     .option('--host <host>', 'default: found')
-    .option('--json', 'one line of JSON')
     .addHelpText('after', '\nExamples:\n  $ vmferry vm show web\n  $ vmferry vm show web --json | jq .definition')
-    .action(async (guest: string, { host, json }: HostOption & { json?: boolean }, command: Command) => {
+    .action(async (guest: string, { host }: HostOption, command: Command) => {
       const details = await onItsHost(command, guest, host, async (client, at) => ({ host: at, ...(await client.onHost(at, 'showGuest', { guest })) }));
-      if (json) printJson(details);
-      else print(describeGuest(details));
+      Output.of(command).result(details, describeGuest(details));
     });
 
   registerAdopt(vm);
@@ -102,7 +101,7 @@ export function registerGuestCommands(program: Command, registerAdopt: (vm: Comm
     .addHelpText('after', '\nExample:\n  $ vmferry vm remove web --host host-a')
     .action(async (guest: string, { host }: { host: string }, command: Command) => {
       await withClient(command, (client) => client.onHost(host, 'removeGuest', { guest }));
-      say(`Guest ${guest} is no longer known on ${host}. Its images were left alone.`);
+      Output.of(command).result({ vm: guest, host }, `Guest ${guest} is no longer known on ${host}. Its images were left alone.`);
     });
 }
 
@@ -128,7 +127,7 @@ function readDefinition(file: string): Definition {
   }
 }
 
-type ListedGuest = Partial<GuestSummary> & { name: string; host: string };
+type ListedGuest = Partial<GuestSummary> & { name: string; host: string; state: string };
 
 /** What hosts say now; a silent one's last word is better than a wait for it. */
 async function listGuests(client: MigrationClient, only: string | undefined): Promise<ListedGuest[]> {

@@ -5,7 +5,7 @@ import type { PlacementHost } from '../../workflows/fleet';
 import type { HostState } from '../../workflows/messages';
 import { UsageError } from '../exit-codes';
 import { VmferryError } from '../migration-client';
-import { print, printJson, say, table } from '../output';
+import { Output, table } from '../output';
 import { formatDuration, wholeOption } from '../quantities';
 import { withClient } from '../session';
 import { addSignedOptions, type SignedOptions, signedOf } from './evacuation';
@@ -25,13 +25,12 @@ export function registerHostCommands(program: Command): void {
   host
     .command('list')
     .description('hosts, their guests, labels, free memory and slots, and when each was last heard of')
-    .option('--json', 'one line of JSON a host')
     .addHelpText('after', LIST_HELP)
-    .action(async ({ json }: { json?: boolean }, command: Command) => {
+    .action(async (_options: unknown, command: Command) => {
+      const out = Output.of(command);
       const hosts = await withClient(command, (client) => client.hosts());
-      if (json) return hosts.forEach((one) => printJson(described(one)));
-      if (hosts.length === 0) return say('No host is known: start an agent (vmferry agent --config FILE, or vmferry dev).');
-      print(
+      hosts.forEach((one) => out.event('host', described(one)));
+      out.list(hosts, 'No host is known: start an agent (vmferry agent --config FILE, or vmferry dev).', () =>
         table(
           ['host', 'address', 'guests', 'free memory', 'out', 'in', 'labels', 'state', 'heard of'],
           hosts.map((one) => {
@@ -46,14 +45,12 @@ export function registerHostCommands(program: Command): void {
     .command('show')
     .description('a host: what it has, what is reserved, its guests')
     .argument('<host>')
-    .option('--json', 'one line of JSON')
     .addHelpText('after', '\nExample:\n  $ vmferry host show host-a')
-    .action(async (name: string, { json }: { json?: boolean }, command: Command) => {
+    .action(async (name: string, _options: unknown, command: Command) => {
       const hosts = await withClient(command, (client) => client.hosts());
       const found = hosts.find((one) => one.name === name);
       if (!found) throw new VmferryError('NotFound', `there is no host "${name}" (known are: ${hosts.map((one) => one.name).join(', ') || 'none; start an agent'})`);
-      if (json) printJson(described(found));
-      else print(hostText(found));
+      Output.of(command).result(described(found), hostText(found));
     });
 
   addSignedOptions(host.command('cordon').description('give it no new guests; those that it has run on').argument('<host>'), 'required')
@@ -61,7 +58,7 @@ export function registerHostCommands(program: Command): void {
     .action(async (name: string, options: SignedOptions, command: Command) => {
       if (options.reason.trim() === '' || options.author.trim() === '') throw new UsageError(`--reason "${options.reason}", --author "${options.author}": say who cordons the host, and why`);
       await withClient(command, (client) => client.fleet.cordon(name, signedOf(options)));
-      say(`Host ${name} is cordoned: it gets no guests until "vmferry host uncordon ${name}".`);
+      Output.of(command).result({ host: name }, `Host ${name} is cordoned: it gets no guests until "vmferry host uncordon ${name}".`);
     });
 
   host
@@ -71,7 +68,7 @@ export function registerHostCommands(program: Command): void {
     .addHelpText('after', '\nExample:\n  $ vmferry host uncordon host-a')
     .action(async (name: string, _options: unknown, command: Command) => {
       await withClient(command, (client) => client.fleet.uncordon(name));
-      say(`Host ${name} takes guests.`);
+      Output.of(command).result({ host: name }, `Host ${name} takes guests.`);
     });
 
   host
@@ -88,7 +85,7 @@ export function registerHostCommands(program: Command): void {
       if (some && reset) throw new UsageError('--reset takes back --outgoing and --incoming: give either');
       if (!some && !reset) throw new UsageError('say what to change: --outgoing, --incoming, or --reset');
       await withClient(command, (client) => client.fleet.setSlots(name, some ? given : undefined));
-      say(some ? `Host ${name}: ${Object.entries(given).map(([direction, slots]) => `${slots} ${direction}`).join(', ')} at once.` : `Host ${name} has the slots of its configuration again.`);
+      Output.of(command).result({ host: name, ...given }, some ? `Host ${name}: ${Object.entries(given).map(([direction, slots]) => `${slots} ${direction}`).join(', ')} at once.` : `Host ${name} has the slots of its configuration again.`);
     });
 }
 

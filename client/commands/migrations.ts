@@ -1,8 +1,8 @@
 import type { Command } from 'commander';
-import { EXIT, EXIT_CODES_HELP, exitCodeOf, Interrupted, outcomeOf, UsageError } from '../exit-codes';
+import { EXIT, EXIT_CODES_HELP, FollowedFailed, Interrupted, UsageError } from '../exit-codes';
 import { type Migration, type MigrationView, VmferryError } from '../migration-client';
-import { printJson, say } from '../output';
-import { ProgressPrinter, progressLine } from '../progress';
+import { MigrationDisplay } from '../migration-display';
+import { Output } from '../output';
 import { formatDuration } from '../quantities';
 import { withClient } from '../session';
 import { shutdownSignal } from '../../workers/shutdown';
@@ -24,8 +24,8 @@ way back to the source, and no cap on the memory's bandwidth. Refused where a QE
 A move takes a slot at both hosts and waits for it (vmferry host set-limits). With --stopped the guest is one that does
 not run: its definition and its images are copied, and it can be started nowhere meanwhile.
 
-With --json, stdout has one line of JSON for each look, and a last one with "outcome": completed, failed, refused,
-cancelled, or, after Ctrl-C, running; with --detach, started.
+With --json, stdout has a line of JSON for each look, and a last one: a result with "outcome" completed, or, with --detach,
+started; or an error.
 
 Examples:
   $ vmferry migrate web --to host-b
@@ -40,7 +40,6 @@ interface MigrateOptions extends MigrationOptions {
   to: string;
   stopped?: boolean;
   detach?: boolean;
-  json?: boolean;
 }
 
 export function registerMigrationCommands(program: Command): void {
@@ -52,7 +51,6 @@ export function registerMigrationCommands(program: Command): void {
   addMigrationOptions(migrate)
     .option('--stopped', 'the guest does not run: copy its definition and images')
     .option('--detach', 'start it, wait until it is accepted or refused, and leave it alone')
-    .option('--json', 'lines of JSON on stdout')
     .addHelpText('after', MIGRATE_HELP);
   migrate.action(async (vm: string, options: MigrateOptions, command: Command) => {
     checkMigrationOptions(command, options);
@@ -61,11 +59,10 @@ export function registerMigrationCommands(program: Command): void {
     const { to } = options;
     await withClient(command, async (client) => {
       const started = options.stopped ? client.migrateStopped({ vm, to, ...coldFields(options) }) : client.migrate({ vm, to, ...migrationFields(options) });
-      const migration = await started.catch((error: unknown) => {
-        if (options.json && error instanceof VmferryError) printJson({ vm, to, ...failure(error) });
-        throw error;
+      const migration = await started.catch((error: Error) => {
+        throw new FollowedFailed(error, { vm, to });
       });
-      await follow(migration, { to, json: options.json ?? false, until: options.detach ? 'accepted' : 'ended' });
+      await follow(Output.of(command), migration, options.detach ? 'accepted' : 'ended', to);
     });
   });
 
@@ -73,10 +70,9 @@ export function registerMigrationCommands(program: Command): void {
     .command('watch')
     .description("follow a guest's migration, or say how the last one ended")
     .argument('<vm>')
-    .option('--json', 'lines of JSON on stdout')
     .addHelpText('after', `\nEnds with the migration, and with its exit code. Ctrl-C only stops watching.\n\nExamples:\n  $ vmferry watch web\n  $ vmferry watch web --json | tail -1\n\n${EXIT_CODES_HELP}`)
-    .action(async (vm: string, { json }: { json?: boolean }, command: Command) => {
-      await withClient(command, async (client) => follow(await client.migration(vm), { json: json ?? false, until: 'ended' }));
+    .action(async (vm: string, _options: unknown, command: Command) => {
+      await withClient(command, async (client) => follow(Output.of(command), await client.migration(vm), 'ended'));
     });
 
   program
@@ -85,69 +81,45 @@ export function registerMigrationCommands(program: Command): void {
     .argument('<vm>')
     .addHelpText('after', `\nBefore the switchover the guest runs on where it is and the destination is cleaned. During the switchover the move is\nfinished instead. Exit code 0: the guest did not move; 1: it did, or the undo needs a look; 3: no migration was under way.\n\nExample:\n  $ vmferry cancel web`)
     .action(async (vm: string, _options: unknown, command: Command) => {
-      await withClient(command, async (client) => cancel(await client.migration(vm)));
+      await withClient(command, async (client) => cancel(Output.of(command), await client.migration(vm)));
     });
 }
 
-interface Following {
-  to?: string;
-  json: boolean;
-  until: 'accepted' | 'ended';
-}
-
-/** Shows a migration until it has ended, or has been accepted, and sets the exit code. Throws `Interrupted` at the first SIGINT or SIGTERM. */
-async function follow(migration: Migration, { to, json, until }: Following): Promise<void> {
+/** Shows a migration until it has ended, or has been accepted. Throws `Interrupted` at the first SIGINT or SIGTERM, and `FollowedFailed`. */
+async function follow(out: Output, migration: Migration, until: 'accepted' | 'ended', to?: string): Promise<void> {
   const { vm, workflowId, runId } = migration;
   const over = new AbortController();
   const interrupted = shutdownSignal().then((signal) => over.abort(new Interrupted(`Stopped watching (${signal}). The migration of ${vm} goes on: watch it with "vmferry watch ${vm}", end it with "vmferry cancel ${vm}".`)));
   interrupted.catch(() => undefined);
   const ended = migration.result().finally(() => over.abort());
   ended.catch(() => undefined);
-  if (!json && until === 'ended') say(`Watching ${workflowId}; Ctrl-C stops watching, "vmferry cancel ${vm}" ends the migration.`);
+  if (until === 'ended') out.say(`Watching ${workflowId}; Ctrl-C stops watching, "vmferry cancel ${vm}" ends the migration.`);
 
   let last: MigrationView | undefined;
   let accepted = false;
-  const printer = new ProgressPrinter(process.stderr);
+  const display = out.talks ? new MigrationDisplay(process.stderr) : undefined;
   try {
     for await (const view of migration.watch(over.signal)) {
       last = view;
-      if (json) printJson(view);
-      printer.show(progressLine(view), view.phase);
+      out.event('migration', view);
+      display?.show(view);
       accepted = view.phase !== 'preflight';
       if (until === 'accepted' && accepted) break;
     }
   } catch (error) {
     if (!over.signal.aborted) throw new Error(`watching failed, the migration of ${vm} goes on without it: ${(error as Error).message}`, { cause: error });
   } finally {
-    printer.end();
+    display?.end();
   }
 
-  const known = { vm, ...(last?.from && { from: last.from }), ...((last?.to ?? to) && { to: last?.to ?? to }) };
-  const ids = { workflowId, runId };
-  if (over.signal.reason instanceof Interrupted) {
-    if (json) printJson({ ...known, outcome: outcomeOf(EXIT.interrupted), ...ids });
-    throw over.signal.reason;
-  }
-  if (until === 'accepted' && accepted) {
-    if (json) printJson({ ...known, outcome: 'started', ...ids });
-    return say(`The migration of ${vm} is under way: watch it with "vmferry watch ${vm}", end it with "vmferry cancel ${vm}".`);
-  }
-  try {
-    const result = await ended;
-    if (json) printJson({ ...result, ...ids });
-    say(account(result));
-  } catch (error) {
-    const code = exitCodeOf(error, 'migration');
+  const known = { vm, ...(last?.from && { from: last.from }), ...((last?.to ?? to) && { to: last?.to ?? to }), workflowId, runId };
+  if (over.signal.reason instanceof Interrupted) throw new FollowedFailed(over.signal.reason, known);
+  if (until === 'accepted' && accepted) return out.result({ ...known, outcome: 'started' }, `The migration of ${vm} is under way: watch it with "vmferry watch ${vm}", end it with "vmferry cancel ${vm}".`);
+  const result = await ended.catch(async (error: Error) => {
     const status = await migration.status();
-    if (json && error instanceof VmferryError) printJson({ ...known, ...(status?.from && { from: status.from }), ...(status && { to: status.to }), ...failure(error), ...ids });
-    if (!(error instanceof VmferryError)) throw error;
-    say(`vmferry: ${error.message}`);
-    process.exitCode = code;
-  }
-}
-
-export function failure(error: VmferryError): { outcome: string; error: { type: string; message: string; blockers?: string[] } } {
-  return { outcome: outcomeOf(exitCodeOf(error, 'migration')), error: { type: error.type, message: error.message, ...(error.details.blockers && { blockers: error.details.blockers }) } };
+    throw new FollowedFailed(error, { ...known, ...(status && { to: status.to, ...(status.from && { from: status.from }) }) });
+  });
+  out.result({ ...result, workflowId, runId }, account(result));
 }
 
 function account({ vm, from, to, totalMs, downtimeMs, memoryTries, warnings }: MigrationResult): string {
@@ -155,23 +127,22 @@ function account({ vm, from, to, totalMs, downtimeMs, memoryTries, warnings }: M
   return [`${vm} moved from ${from} to ${to} in ${formatDuration(totalMs)}${pause}${memoryTries > 1 ? `, after ${memoryTries} tries to move its memory` : ''}.`, ...warnings.map((warning) => `Warning: ${warning}`)].join('\n');
 }
 
-async function cancel(migration: Migration): Promise<void> {
-  const { vm } = migration;
+async function cancel(out: Output, migration: Migration): Promise<void> {
+  const { vm, workflowId, runId } = migration;
   const outcome = () => migration.result().then(account, (error: Error) => error.message);
   if (!(await migration.isRunning())) throw new VmferryError('MigrationRefused', `guest ${vm} is not being moved; its last migration: ${await outcome()}`);
   const interrupted = shutdownSignal().then((signal) => Promise.reject(new Interrupted(`Stopped waiting (${signal}). The migration of ${vm} is being cancelled: watch it with "vmferry watch ${vm}".`)));
   interrupted.catch(() => undefined);
   await migration.cancel();
-  say(`Cancelling ${migration.workflowId}; waiting until everything is undone …`);
+  out.say(`Cancelling ${workflowId}; waiting until everything is undone …`);
+  const about = { vm, workflowId, runId };
   try {
     const result = await Promise.race([migration.result(), interrupted]);
-    say(`It was too late to cancel: ${account(result)}`);
-    process.exitCode = EXIT.failed;
+    out.result({ ...result, workflowId, runId }, `It was too late to cancel: ${account(result)}`, EXIT.failed);
   } catch (error) {
     if (!(error instanceof VmferryError)) throw error;
+    if (error.type !== 'Cancelled') throw new VmferryError('Failed', `the migration ended before it could be cancelled: ${error.message}`);
     const from = (await migration.status())?.from;
-    if (error.type === 'Cancelled') return say(`The migration of ${vm} was cancelled; the guest stays ${from ? `on ${from}` : 'where it was'}.`);
-    say(`vmferry: the migration ended before it could be cancelled: ${error.message}`);
-    process.exitCode = EXIT.failed;
+    out.result({ ...about, outcome: 'cancelled', ...(from && { from }) }, `The migration of ${vm} was cancelled; the guest stays ${from ? `on ${from}` : 'where it was'}.`);
   }
 }

@@ -3,7 +3,7 @@ import { userInfo } from 'node:os';
 import type { Command } from 'commander';
 import { EXIT_CODES_HELP, Interrupted } from '../exit-codes';
 import type { Repair } from '../migration-client';
-import { print, printJson, say, table } from '../output';
+import { Output, table } from '../output';
 import { formatDuration } from '../quantities';
 import { withClient } from '../session';
 import { shutdownSignal } from '../../workers/shutdown';
@@ -45,12 +45,11 @@ export function registerRepairCommands(program: Command): void {
     .description('bring order after a migration that was terminated')
     .argument('<vm>')
     .option('--dry-run', 'say what is where, and what would be done first; change nothing')
-    .option('--json', 'the result as a line of JSON')
     .addHelpText('after', REPAIR_HELP)
-    .action(async (vm: string, { dryRun, json }: { dryRun?: boolean; json?: boolean }, command: Command) => {
-      const result = await withClient(command, async (client) => follow(await client.repair(vm, { dryRun: dryRun ?? false })));
-      if (json) printJson(result);
-      else print(account(result));
+    .action(async (vm: string, { dryRun }: { dryRun?: boolean }, command: Command) => {
+      const out = Output.of(command);
+      const result = await withClient(command, async (client) => follow(out, await client.repair(vm, { dryRun: dryRun ?? false })));
+      out.result(result, account(result));
     });
 
   program
@@ -60,33 +59,30 @@ export function registerRepairCommands(program: Command): void {
     .requiredOption('--vm <vm>', 'the guest whose migration, or repair, waits for the host')
     .requiredOption('--reason <text>', 'how you know; shown in the Temporal UI')
     .option('--author <name>', 'who confirms it', userInfo().username)
-    .option('--json', 'the decision as a line of JSON')
     .addHelpText('after', FENCE_HELP)
-    .action(async (host: string, { vm, reason, author, json }: { vm: string; reason: string; author: string; json?: boolean }, command: Command) => {
+    .action(async (host: string, { vm, reason, author }: { vm: string; reason: string; author: string }, command: Command) => {
       const decision = await withClient(command, (client) => client.confirmFenced({ vm, host, author, reason }));
-      if (json) printJson(decision);
-      else say(`${vm}: ${decision.what}, by ${decision.by}: ${decision.why}`);
+      Output.of(command).result({ vm, ...decision }, `${vm}: ${decision.what}, by ${decision.by}: ${decision.why}`);
     });
 
   program
     .command('leftovers')
     .description('what hosts that were away have still to do when they return')
-    .option('--json', 'one line of JSON each')
     .addHelpText('after', '\nEach is a workflow that waits for the agent of its host, however long. For a host that is gone for good, terminate it in Temporal.\n\nExample:\n  $ vmferry leftovers')
-    .action(async ({ json }: { json?: boolean }, command: Command) => {
+    .action(async (_options: unknown, command: Command) => {
+      const out = Output.of(command);
       const leftovers = await withClient(command, (client) => client.leftovers());
-      if (json) return leftovers.forEach(printJson);
-      if (leftovers.length === 0) return say('No host has anything left to do.');
-      print(table(['host', 'guest', 'step', 'for', 'workflow'], leftovers.map(({ host, vm, step, since, workflowId }) => [host, vm, step, formatDuration(Math.max(0, Date.now() - Date.parse(since))), workflowId])));
+      leftovers.forEach((leftover) => out.event('leftover', leftover));
+      out.list(leftovers, 'No host has anything left to do.', () => table(['host', 'guest', 'step', 'for', 'workflow'], leftovers.map(({ host, vm, step, since, workflowId }) => [host, vm, step, formatDuration(Math.max(0, Date.now() - Date.parse(since))), workflowId])));
     });
 }
 
 /** Waits for the end of a repair, and says for whom it waits. Throws `Interrupted` at the first SIGINT or SIGTERM. */
-async function follow(repair: Repair): Promise<RepairResult> {
+async function follow(out: Output, repair: Repair): Promise<RepairResult> {
   const over = new AbortController();
   const interrupted = shutdownSignal().then((signal) => Promise.reject(new Interrupted(`Stopped watching (${signal}). The repair of ${repair.vm} goes on: "vmferry repair ${repair.vm}" watches it again.`)));
   interrupted.catch(() => undefined);
-  const watching = sayWaits(repair, over.signal);
+  const watching = sayWaits(out, repair, over.signal);
   try {
     return await Promise.race([repair.result(), interrupted]);
   } finally {
@@ -95,12 +91,15 @@ async function follow(repair: Repair): Promise<RepairResult> {
   }
 }
 
-async function sayWaits(repair: Repair, over: AbortSignal): Promise<void> {
+async function sayWaits(out: Output, repair: Repair, over: AbortSignal): Promise<void> {
   let said = '';
   for (; !over.aborted; await delay(LOOK_MS, undefined, { signal: over }).catch(() => undefined)) {
     const waits = (await repair.status())?.waitsFor ?? [];
     const text = waits.map(({ host, why }) => `Waits for host ${host}: ${why}. Start its agent; only if that machine is off, or cut from disks and network: vmferry fence ${host} --vm ${repair.vm} --reason …`).join('\n');
-    if (text !== said && text !== '' && !over.aborted) say(text);
+    if (text !== said && text !== '' && !over.aborted) {
+      out.event('waiting', { vm: repair.vm, waitsFor: waits });
+      out.say(text);
+    }
     said = text;
   }
 }

@@ -1,5 +1,5 @@
 import type { Command } from 'commander';
-import { print, printJson, say, table } from '../output';
+import { Output, table } from '../output';
 import { formatDuration } from '../quantities';
 import { CATCH_UP_SECONDS, type ScheduleDetails, type ScheduleSummary } from '../schedules';
 import { withClient } from '../session';
@@ -22,26 +22,23 @@ export function registerSchedules(program: Command): void {
   schedule
     .command('list')
     .description('all schedules, and when each comes next')
-    .option('--json', 'one line of JSON a schedule')
     .addHelpText('after', '\nWhat was just made, paused or deleted is seen a moment later.\n\nExample:\n  $ vmferry schedule list')
-    .action(async ({ json }: { json?: boolean }, command: Command) => {
+    .action(async (_options: unknown, command: Command) => {
+      const out = Output.of(command);
       const found = await withClient(command, (client) => client.schedules.list());
-      if (json) return found.forEach(printJson);
-      if (found.length === 0) return say('There is no schedule. Make one: vmferry evacuate --help');
-      print(table(['schedule', 'hosts', 'cron', 'time zone', 'window', 'next'], found.map((one) => [one.name, one.hosts, one.cron, one.timeZone, formatDuration(one.windowSeconds * 1000), one.paused ? 'paused' : localTime(one.nextTimes[0], one.timeZone)])));
+      found.forEach((one) => out.event('schedule', one));
+      out.list(found, 'There is no schedule. Make one: vmferry evacuate --help', () => table(['schedule', 'hosts', 'cron', 'time zone', 'window', 'next'], found.map((one) => [one.name, one.hosts, one.cron, one.timeZone, formatDuration(one.windowSeconds * 1000), one.paused ? 'paused' : localTime(one.nextTimes[0], one.timeZone)])));
     });
 
   command('show', 'what it does, its next times, and what it did last')
-    .option('--json', 'one line of JSON')
-    .action(async (name: string, { json }: { json?: boolean }, command: Command) => {
+    .action(async (name: string, _options: unknown, command: Command) => {
       const found = await withClient(command, (client) => client.schedules.show(name));
-      if (json) printJson(found);
-      else print(scheduleText(found));
+      Output.of(command).result(found, scheduleText(found));
     });
 
   addSignedOptions(command('pause', 'begin nothing until it is resumed; what is under way goes on'), 'required').action(async (name: string, options: SignedOptions, command: Command) => {
     await withClient(command, (client) => client.schedules.pause(name, signedOf(options)));
-    say(`Schedule ${name} is paused: "vmferry schedule resume ${name}" lets it go on.`);
+    Output.of(command).result({ schedule: name }, `Schedule ${name} is paused: "vmferry schedule resume ${name}" lets it go on.`);
   });
 
   addSignedOptions(command('resume', 'let a paused schedule go on'), 'optional').action(async (name: string, options: SignedOptions, command: Command) => {
@@ -49,17 +46,17 @@ export function registerSchedules(program: Command): void {
       await client.schedules.resume(name, signedOf(options));
       return await client.schedules.show(name);
     });
-    say(`Schedule ${name} goes on; next: ${localTime(nextTimes[0], timeZone)}.`);
+    Output.of(command).result({ schedule: name, nextTimes }, `Schedule ${name} goes on; next: ${localTime(nextTimes[0], timeZone)}.`);
   });
 
   command('trigger', 'begin now, whatever the time is, also if it is paused').action(async (name: string, _options: unknown, command: Command) => {
     await withClient(command, (client) => client.schedules.trigger(name));
-    say(`Schedule ${name} begins now: "vmferry schedule show ${name}" names its evacuation.`);
+    Output.of(command).result({ schedule: name }, `Schedule ${name} begins now: "vmferry schedule show ${name}" names its evacuation.`);
   });
 
   command('delete', 'remove it; what it has begun goes on').action(async (name: string, _options: unknown, command: Command) => {
     await withClient(command, (client) => client.schedules.delete(name));
-    say(`Schedule ${name} is deleted.`);
+    Output.of(command).result({ schedule: name }, `Schedule ${name} is deleted.`);
   });
 }
 

@@ -13,7 +13,7 @@ import { createLogger, installRuntime } from '../../workers/logger';
 import { metricsAddress } from '../../workers/metrics';
 import { shutdownSignal } from '../../workers/shutdown';
 import { UsageError } from '../exit-codes';
-import { print, say } from '../output';
+import { Output } from '../output';
 import { portOption } from '../quantities';
 import { givenAddress } from '../session';
 
@@ -78,9 +78,10 @@ export function registerStackCommands(program: Command): void {
     .addHelpText('after', '\nHolds no state and touches no guest. SIGTERM and Ctrl-C stop it gracefully; logs are lines of JSON on stderr.\n\nExample:\n  $ vmferry --temporal-address temporal.example:7233 control')
     .addOption(metricsOption())
     .action(async ({ metrics }: MetricsFlag, command: Command) => {
-      const logger = workerLogger(metrics);
+      const out = Output.of(command);
+      const logger = workerLogger(out, metrics);
       const temporal = givenAddress(command);
-      await untilStopped(logger, await startControlWorker({ logger, ...(temporal && { temporal }) }));
+      await untilStopped(out, logger, await startControlWorker({ logger, ...(temporal && { temporal }) }));
     });
   program
     .command('agent')
@@ -91,45 +92,54 @@ export function registerStackCommands(program: Command): void {
     .action(async ({ config: file, metrics }: MetricsFlag & { config: string }, command: Command) => {
       const config = readConfig(file);
       const temporal = givenAddress(command);
-      const logger = workerLogger(metrics);
-      await untilStopped(logger, await startHostAgent(temporal ? { ...config, temporal } : config, logger));
+      const out = Output.of(command);
+      const logger = workerLogger(out, metrics);
+      await untilStopped(out, logger, await startHostAgent(temporal ? { ...config, temporal } : config, logger));
     });
 }
 
-async function runDev({ folder, hosts, port, uiPort, address, root, metrics }: DevFlags): Promise<void> {
+async function runDev({ folder, hosts, port, uiPort, address, root, metrics }: DevFlags, command: Command): Promise<void> {
+  const out = Output.of(command);
   for (const [option, wanted] of [['--port', port], ['--ui-port', uiPort]] as const) await assertFree(option, wanted);
-  const logger = createLogger({ pretty: true });
+  const logger = createLogger({ pretty: out.talks, ...logLevel(out) });
   installRuntime(logger, metrics);
   // Before anything is started: a Ctrl-C meanwhile ends it all the same.
   const stopped = shutdownSignal();
   const stack = await startDevStack({ folder: resolve(folder), hosts, port, uiPort, address, roots: root, logger });
   try {
     const other = port === 7233 ? '' : ` --temporal-address ${stack.server.address}`;
-    print(
+    const images = Object.values(stack.configs).map((config) => ({ host: config.name, images: config.roots['images']!.path }));
+    out.event('ready', { temporalAddress: stack.server.address, uiUrl: stack.server.uiUrl, hosts: images });
+    out.text(
       [
         `Temporal UI: ${stack.server.uiUrl}`,
         `Temporal:    ${stack.server.address}`,
         ...(metrics === undefined ? [] : [`Metrics:     http://${metrics}/metrics`]),
-        ...Object.values(stack.configs).map((config) => `${config.name}: images are in ${config.roots['images']!.path}`),
+        ...images.map((one) => `${one.host}: images are in ${one.images}`),
         `Go on in another terminal:  vmferry${other} host list;  vmferry${other} vm define --help`,
         'Ready. Ctrl-C ends it; guests run on.',
       ].join('\n'),
     );
     await Promise.race([stopped, stack.done]);
-    say('Stopping …');
+    out.say('Stopping …');
   } finally {
     await stack.stop();
   }
+  out.result({ outcome: 'stopped' }, undefined);
 }
 
-function workerLogger(metrics: string | undefined): Logger {
-  const logger = createLogger({ pretty: false });
+/** The log is for people; with `--quiet` only what went wrong. */
+const logLevel = (out: Output) => (out.talks ? {} : { level: 'error' });
+
+function workerLogger(out: Output, metrics: string | undefined): Logger {
+  // A worker's log is lines of JSON already: it goes on beside its result.
+  const logger = createLogger({ pretty: false, ...(!out.json && logLevel(out)) });
   installRuntime(logger, metrics);
   return logger;
 }
 
 /** Until a signal asks it to stop, or it fails. */
-async function untilStopped(logger: Logger, worker: RunningWorker): Promise<void> {
+async function untilStopped(out: Output, logger: Logger, worker: RunningWorker): Promise<void> {
   try {
     const signal = await Promise.race([shutdownSignal(), worker.done]);
     logger.info({ signal }, 'stopping');
@@ -137,6 +147,7 @@ async function untilStopped(logger: Logger, worker: RunningWorker): Promise<void
     await worker.stop();
     logger.info('stopped');
   }
+  out.result({ outcome: 'stopped' }, undefined);
 }
 
 /** Read here and not where it is used, so that an unreadable file is said in one line. */

@@ -1,7 +1,7 @@
 import { userInfo } from 'node:os';
 import type { Command } from 'commander';
 import { EXIT_CODES_HELP, UsageError } from '../exit-codes';
-import { printJson, say } from '../output';
+import { Output } from '../output';
 import { durationOption, parseDuration, rateOption } from '../quantities';
 import { withClient } from '../session';
 import type { Steer } from '../../workflows/steer';
@@ -37,31 +37,26 @@ interface SteerOptions {
   rate?: number;
   pause?: number;
   until?: string;
-  json?: boolean;
 }
 
 export function registerSteer(program: Command): void {
-  program
-    .command('steer')
-    .description('decide about a migration under way')
-    .argument('<vm>')
-    .argument('<decision>', KINDS.join(', '))
+  const steer = program.command('steer').description('decide about a migration under way').argument('<vm>');
+  steer
+    .addArgument(steer.createArgument('<decision>').choices(KINDS))
     .requiredOption('--reason <text>', 'why; shown in the Temporal UI')
     .option('--author <name>', 'who decides', userInfo().username)
     .option('--rate <rate>', 'for set-bandwidth and throttle', rateOption(OPTION_BOUNDS.bandwidthBytesPerSecond))
     .option('--pause <duration>', 'for set-max-downtime and switchover-now', durationOption(...OPTION_BOUNDS.maxDowntimeMs, '300ms'))
     .option('--until <time>', 'for wait and postpone')
-    .option('--json', 'the decision as a line of JSON')
     .addHelpText('after', HELP)
-    .action(async (vm: string, kind: string, options: SteerOptions, command: Command) => {
+    .action(async (vm: string, kind: (typeof KINDS)[number], options: SteerOptions, command: Command) => {
       const steer = toSteer(kind, options);
       const decision = await withClient(command, async (client) => (await client.migration(vm)).steer(steer));
-      if (options.json) printJson(decision);
-      else say(`${vm}: ${decision.what}, by ${decision.by}: ${decision.why}`);
+      Output.of(command).result({ vm, ...decision }, `${vm}: ${decision.what}, by ${decision.by}: ${decision.why}`);
     });
 }
 
-function toSteer(kind: string, { author, reason, rate, pause, until }: SteerOptions): Steer {
+function toSteer(kind: (typeof KINDS)[number], { author, reason, rate, pause, until }: SteerOptions): Steer {
   const need = <T>(value: T | undefined, option: string): T => {
     if (value === undefined) throw new UsageError(`${kind} needs ${option}`);
     return value;
@@ -72,18 +67,18 @@ function toSteer(kind: string, { author, reason, rate, pause, until }: SteerOpti
     const surplus = (Object.keys(given) as (keyof typeof given)[]).find((option) => given[option] !== undefined && !taken.includes(option));
     if (surplus) throw new UsageError(`${kind} takes no ${surplus}`);
   };
-  switch (kind as (typeof KINDS)[number]) {
+  switch (kind) {
     case 'lift-limits':
     case 'nudge':
     case 'write-blocking':
     case 'unthrottle':
     case 'abort':
       only();
-      return { do: kind as 'abort', ...signed };
+      return { do: kind, ...signed };
     case 'set-bandwidth':
     case 'throttle':
       only('--rate');
-      return { do: kind as 'throttle', bytesPerSecond: need(rate, '--rate, such as 50MB/s'), ...signed };
+      return { do: kind, bytesPerSecond: need(rate, '--rate, such as 50MB/s'), ...signed };
     case 'set-max-downtime':
       only('--pause');
       return { do: 'set-max-downtime', ms: need(pause, '--pause, such as 300ms'), ...signed };
@@ -93,9 +88,7 @@ function toSteer(kind: string, { author, reason, rate, pause, until }: SteerOpti
     case 'wait':
     case 'postpone':
       only('--until');
-      return { do: kind as 'wait', until: toTime(need(until, '--until, such as 90m or 2026-11-29T02:00:00Z')), ...signed };
-    default:
-      throw new UsageError(`there is no decision "${kind}": it is one of ${KINDS.join(', ')}`);
+      return { do: kind, until: toTime(need(until, '--until, such as 90m or 2026-11-29T02:00:00Z')), ...signed };
   }
 }
 

@@ -2,20 +2,14 @@ import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { pino } from 'pino';
-import { execute } from '../../client/cli';
 import { MigrationClient } from '../../client';
 import { type RunningWorker, startControlWorker } from '../../workers/control';
 import { freePort, startTemporalServer, type TemporalServer } from '../../workers/temporal-server';
 import type { GuestReport } from '../../workflows/fleet';
 import { CONTROL_QUEUE, type HostReport, hostQuery, hostWorkflowId, reportSignal } from '../../workflows/messages';
+import { runCli, type Said } from './run-cli';
 
 const GIB = 2 ** 30;
-
-export interface Said {
-  code: number;
-  out: string;
-  err: string;
-}
 
 /** A Temporal server and a control worker, and hosts that only say that they are there: nobody answers for them. */
 export class FleetStage {
@@ -52,22 +46,8 @@ export class FleetStage {
     while (!(await this.client.hosts()).some((host) => host.name === name));
   }
 
-  /** Runs a command line as `bin/vmferry` does. */
   async vmferry(...args: string[]): Promise<Said> {
-    const said = { out: '', err: '' };
-    const spies = (['stdout', 'stderr'] as const).map((name) =>
-      jest.spyOn(process[name], 'write').mockImplementation((text) => {
-        said[name === 'stdout' ? 'out' : 'err'] += String(text);
-        return true;
-      }),
-    );
-    try {
-      const code = await execute(['--temporal-address', this.server.address, ...args]);
-      return { code, ...said };
-    } finally {
-      process.exitCode = undefined;
-      spies.forEach((spy) => spy.mockRestore());
-    }
+    return await runCli(this.server.address, ...args);
   }
 }
 

@@ -11,6 +11,7 @@ import * as library from '../../client';
 import { buildProgram } from '../../client/cli';
 import { ALL_CHECKS } from '../../client/doctor/examine';
 import { EXIT } from '../../client/exit-codes';
+import { errorSchema, EVENTS, RESULTS, resultSchema } from '../../client/json-events';
 import { OUR_MONITOR } from '../../hypervisor/argument-rules';
 import { definitionSchema } from '../../hypervisor/definition';
 import { hostConfigSchema } from '../../hypervisor/host-config';
@@ -38,6 +39,7 @@ const operating = readPage(join(ROOT, 'docs/operating.md'));
 const architecture = readPage(join(ROOT, 'docs/architecture.md'));
 const divergence = readPage(join(ROOT, 'docs/divergence.md'));
 const fleet = readPage(join(ROOT, 'docs/fleet.md'));
+const json = readPage(join(ROOT, 'docs/json.md'));
 const PAGES: [string, Page][] = ['README.md', 'CONTRIBUTING.md', ...readdirSync(join(ROOT, 'docs')).filter((file) => file.endsWith('.md')).map((file) => `docs/${file}`)].map((path) => [path, readPage(join(ROOT, path))]);
 
 function filesBelow(folder: string): string[] {
@@ -145,7 +147,7 @@ describe('docs/operating.md', () => {
     const variables = matches([...sources(...PRODUCT, 'demo'), 'scripts/setup.sh', 'bin/vmferry'], /\b(VMFERRY_[A-Z]+(?:_[A-Z]+)*)\b/g);
     const attributes = Object.values(SEARCH_ATTRIBUTES).map(({ name }) => name);
     const words = operating.code.flatMap((code) => code.split(/[\s=]/));
-    expect(words).toEqual(expect.arrayContaining([...longOptions(buildProgram()), ...variables, ...attributes]));
+    expect(words).toEqual(expect.arrayContaining(['--json', '--quiet', ...longOptions(buildProgram()), ...variables, ...attributes]));
   });
 });
 
@@ -163,6 +165,27 @@ describe('docs/fleet.md', () => {
     const section = sectionOf(fleet, 'From another SDK');
     expect(codesIn(/^Queries: (.*?)\. /m.exec(section)![1]!)).toEqual(defined('Query'));
     expect(codesIn(/with these fields of\n`migrateVm`'s input: (.*)\.$/m.exec(section)![1]!)).toEqual(fieldsOf(moveColdSchema).map(({ path }) => path));
+  });
+});
+
+describe('docs/json.md', () => {
+  const shown = (rows: string[][]) => rows.map(([field, always, meaning]) => `${field} ${always}${meaning === '' ? ': says nothing' : ''}`);
+  const built = (schema: unknown) => fieldsOf(schema).map(({ path, shownDefault }) => `\`${path}\` ${shownDefault === '–' ? '–' : 'yes'}`);
+
+  test('has every event with its fields, and no other; and what a result and an error have', () => {
+    expect(json.tables.filter(({ head }) => head[0] === 'field').map(({ section }) => section)).toEqual(Object.keys(EVENTS));
+    for (const [event, schema] of Object.entries(EVENTS)) expect({ event, fields: shown(tableOf(json, event, 'field')) }).toEqual({ event, fields: built(schema) });
+    expect(shown(tableOf(json, 'The last line', 'field of every result'))).toEqual(built(resultSchema));
+    expect(shown(tableOf(json, 'The last line', 'field of an error'))).toEqual(built(errorSchema));
+  });
+
+  test('has the result of every command, and what each of its fields means', () => {
+    const commands = leafCommands(buildProgram(), '').filter(([, command]) => command.options.some(({ long }) => long === '--json')).map(([line]) => line.replace(/ <.*/, '').trim());
+    expect(Object.keys(RESULTS).sort()).toEqual(commands.sort());
+    expect(tableOf(json, 'Results', 'command').map(([command, , fields]) => [unquoted(command!), codesIn(fields!)])).toEqual(Object.entries(RESULTS).map(([command, { shape }]) => [command, Object.keys(shape)]));
+    const known = new Set(Object.values(EVENTS).flatMap((schema) => fieldsOf(schema).map(({ path }) => path)));
+    const further = [...new Set(Object.values(RESULTS).flatMap((schema) => fieldsOf(schema).map(({ path }) => path.replace(/^schedule\./, ''))))].filter((path) => !known.has(path));
+    expect(tableOf(json, 'Results', 'field of results').map(([field]) => unquoted(field!)).sort()).toEqual(further.sort());
   });
 });
 
@@ -272,7 +295,7 @@ describe('docs/divergence.md', () => {
     expect(listed.map(([steer, takes]) => ({ name: unquoted(steer!), takes: codesIn(takes!) }))).toEqual(steers);
     for (const [steer, , does, refused] of listed) expect({ steer, says: does !== '' && (refused !== '' || steer === '`abort`') }).toEqual({ steer, says: true });
     const [, command] = leafCommands(buildProgram(), 'vmferry').find(([line]) => line.startsWith('vmferry steer'))!;
-    expect(command.registeredArguments[1]!.description).toBe(steers.map(({ name }) => name).join(', '));
+    expect(command.registeredArguments[1]!.argChoices).toEqual(steers.map(({ name }) => name));
     expect(divergence.fences.filter(({ language }) => language === 'json').map(({ text }) => steerSchema.safeParse(JSON.parse(text)).success)).toEqual([true]);
   });
 
@@ -343,8 +366,9 @@ function isThere(word: string): boolean {
   return found.some((file) => statSync(join(ROOT, file)).isFile() && new RegExp(`\\b${symbol}\\b`).test(read(file)));
 }
 
+/** Every command has `--json` and `--quiet`: the page says so once. */
 function longOptions(command: Command): string[] {
-  return command.options.map(({ long }) => long!);
+  return command.options.map(({ long }) => long!).filter((long) => !['--json', '--quiet'].includes(long));
 }
 
 /** Commands that do something, each with the line that calls it: `vmferry vm start <vm>`. */

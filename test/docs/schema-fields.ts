@@ -44,6 +44,7 @@ function walk({ def }: Schema, place: Place): Field[] {
     case 'default':
       return walk(def.innerType!, { ...place, value: place.value ?? def.defaultValue });
     case 'prefault':
+    case 'nullable':
       return walk(def.innerType!, place);
     case 'object':
       return Object.entries(def.shape!).flatMap(([key, child]) => walk(child, { path: below(key), value: (place.value as Record<string, unknown> | undefined)?.[key], ...(place.optional && { within: path }) }));
