@@ -41,6 +41,8 @@ export const hostConfigSchema = z.strictObject({
   slots: z.strictObject({ outgoing: z.int().min(0).max(1000), incoming: z.int().min(0).max(1000) }).default({ outgoing: 2, incoming: 2 }),
   /** Memory for guests in bytes; default: what the kernel says is available. */
   memory: sizeSchema.optional(),
+  /** The UNIX socket of the launcher that starts what must outlive the agent, where the agent lives in a container of its own. */
+  launcher: absolutePath.optional(),
   /** Further `-chroot` and `-runas` for guests started here, as an adopted guest's command line may carry them. */
   chroot: absolutePath.optional(),
   runAs: z.string().regex(/^[a-z_][a-z0-9_-]*$/).optional(),

@@ -1,9 +1,10 @@
-import { type ChildProcess, execFile, spawn } from 'node:child_process';
+import { execFile, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { closeSync, existsSync, mkdirSync, openSync, readFileSync, rmSync } from 'node:fs';
+import { existsSync, mkdirSync, readFileSync, rmSync } from 'node:fs';
 import { dirname } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { promisify } from 'node:util';
+import { type Started, startHere } from './start-here';
 
 /** A process by an identity that survives our restart: a pid alone may have been given to somebody else since. */
 export interface ProcessIdentity {
@@ -68,45 +69,39 @@ export class ProcessFailed extends Error {
 }
 
 /**
- * Starts a program that outlives us, in a session of its own, with its output in `logFile`, and waits until `ready` resolves.
- * Throws `ProcessFailed` with what it printed if it ends first, and what `ready` throws. `ready` gets a signal that is aborted then, and after `timeoutMs`.
+ * Starts a program that outlives us, with its output in `logFile`, and waits until `ready` resolves. Throws `ProcessFailed` with what it printed
+ * if it ends first, and what `ready` throws. `ready` gets a signal that is aborted then, and after `timeoutMs`.
  */
 export async function startDetached(
   binary: string,
   args: string[],
   logFile: string,
   ready: (signal: AbortSignal) => Promise<void>,
-  timeoutMs = 30_000,
+  { timeoutMs = 30_000, start = startHere }: { timeoutMs?: number; start?: (binary: string, args: string[], logFile: string) => Started | Promise<Started> } = {},
 ): Promise<void> {
   mkdirSync(dirname(logFile), { recursive: true, mode: 0o700 });
   rmSync(logFile, { force: true });
-  const log = openSync(logFile, 'a', 0o600);
-  const child = spawn(binary, args, { detached: true, stdio: ['ignore', log, log], cwd: '/' });
-  closeSync(log);
-  child.unref();
+  const started = await start(binary, args, logFile);
   const over = new AbortController();
-  const ended = new Promise<never>((_resolve, reject) => {
-    const fail = (how: string) => reject(new ProcessFailed(`${binary} ${how}: ${logTail(logFile) || 'it printed nothing'}`));
-    child.once('error', (error) => fail(`cannot be started (${error.message})`));
-    child.once('exit', (code, signal) => fail(`ended at start with ${signal ?? `exit code ${code}`}`));
+  let hasEnded = false;
+  const ended = started.ended.then((how): never => {
+    hasEnded = true;
+    over.abort();
+    throw new ProcessFailed(`${binary} ${how}: ${logTail(logFile) || 'it printed nothing'}`);
   });
-  ended.catch(() => over.abort());
+  ended.catch(() => undefined);
   const timer = setTimeout(() => over.abort(), timeoutMs);
   try {
     await Promise.race([ready(over.signal), ended]);
   } catch (error) {
-    if (child.exitCode !== null || child.signalCode !== null || child.pid === undefined) return await ended;
+    if (hasEnded || started.pid === undefined) return await ended;
     const tooLate = over.signal.aborted;
-    await endChild(child);
+    const identity = identify(started.pid);
+    if (identity) await terminate(identity, 0);
     throw error instanceof ProcessFailed || !tooLate ? error : new ProcessFailed(`${binary} was not ready within ${timeoutMs / 1000} s (${(error as Error).message}): ${logTail(logFile)}`);
   } finally {
     clearTimeout(timer);
   }
-}
-
-async function endChild(child: ChildProcess): Promise<void> {
-  const identity = child.pid === undefined ? undefined : identify(child.pid);
-  if (identity) await terminate(identity, 0);
 }
 
 /** The last lines that a program printed, on one line, for an error message. */

@@ -33,7 +33,7 @@ export interface Programs {
 }
 
 /** Where the guard's program is: beside this file's compiled form, or, when this is run from source, where the build puts it. */
-const GUARD = [join(__dirname, 'guard-main.js'), join(__dirname, '../dist/hypervisor/guard-main.js')].find((path) => existsSync(path));
+export const GUARD = [join(__dirname, 'guard-main.js'), join(__dirname, '../dist/hypervisor/guard-main.js')].find((path) => existsSync(path));
 
 async function startGuard(jobFile: string, pidFile: string): Promise<GuardPipe> {
   if (!GUARD) throw new ProcessFailed('the guard program is not built: run npm run build');
