@@ -24,7 +24,7 @@ RUN npm run --silent build && npm prune --omit=dev --no-audit --no-fund --loglev
 FROM ${BASE} AS guest
 RUN apt-get update -q && apt-get install -q -y --no-install-recommends gcc libc6-dev xz-utils zstd
 COPY demo/guest/init.c demo/guest/build.sh /guest/
-RUN apt-get update -q && /guest/build.sh /boot-files
+RUN apt-get update -q && /guest/build.sh /out/boot
 
 # Stands for a machine: holds its network, its process ids and its QEMUs. Nothing in it changes with vmferry but for the launcher, so an upgrade
 # leaves its container, and the guests in it, alone.
@@ -32,7 +32,7 @@ FROM ${BASE} AS hypervisor
 RUN apt-get update -q && apt-get install -q -y --no-install-recommends qemu-system-x86 qemu-utils iproute2 tini && rm -rf /var/lib/apt/lists/* && \
     useradd --system --uid 10001 --user-group --home-dir /var/lib/vmferry --shell /usr/sbin/nologin vmferry && \
     install -d -o vmferry -g vmferry -m 700 /var/lib/vmferry /run/vmferry /srv/images
-COPY --from=guest /boot-files /srv/boot
+COPY --from=guest /out/boot /srv/boot
 COPY deploy/container/hypervisor.sh deploy/container/healthy.js /usr/local/lib/vmferry/
 COPY --from=build /build/node_modules/zod /usr/local/lib/vmferry/node_modules/zod
 COPY --from=build /build/dist/hypervisor/launcher-main.js /build/dist/hypervisor/launch-request.js /build/dist/hypervisor/start-here.js /usr/local/lib/vmferry/

@@ -28,6 +28,7 @@ end_dockerd() {
   kill "$daemon" 2>/dev/null || true
   wait "$daemon" 2>/dev/null || true
   find /sys/fs/cgroup -depth -type d -path "*/vmferry-dockerd*" -exec rmdir {} + 2>/dev/null || true
+  grep -F " $folder/" /proc/mounts | cut -d' ' -f2 | xargs -r umount || true
   rm -rf "$folder"
 }
 
