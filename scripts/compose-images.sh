@@ -26,7 +26,11 @@ build() { # <tag> [docker build's arguments]
 
 cluster=
 # What the cluster test is made of; built here only if a stand-in needs it.
-cluster_programs() { [[ -n $cluster ]] || cluster=$(scripts/cluster-setup.sh | head -1); }
+cluster_programs() {
+  [[ -z $cluster ]] || return 0
+  cluster=$(scripts/cluster-setup.sh) || fail "scripts/cluster-setup.sh (see above)"
+  cluster=${cluster%%$'\n'*}
+}
 
 stand_in_node() {
   mkdir "$work/root"
