@@ -21,7 +21,7 @@ export function coldActivities(deps: HostDependencies) {
         const { guest, attempt, to, plan, targets } = input;
         if (host.process(guest)) throw new GuestStateError(`guest ${guest} was started on ${host.name} meanwhile`);
         if (store.attempt(guest)?.attempt !== attempt) await store.setAttempt(guest, { role: 'source', attempt, to, memoryTry: 0, wasRunning: false, cold: true });
-        await copyImages(host, guest, plan, targets, step.ended, (disks) => step.progress({ phase: 'copy', disks: disks.map((disk) => ({ ...disk, ready: disk.remainingBytes === 0, bytesPerSecond: 0 })) }));
+        await copyImages(host, guest, plan, targets, to, step.ended, (disks) => step.progress({ phase: 'copy', disks: disks.map((disk) => ({ ...disk, ready: disk.remainingBytes === 0, bytesPerSecond: 0 })) }));
       });
     },
 

@@ -1,4 +1,5 @@
 import { rm } from 'node:fs/promises';
+import { removeCredentials } from '../hypervisor/credentials';
 import { movingDisks } from '../hypervisor/definition';
 import { busyShare } from '../hypervisor/disk-busy';
 import { stopGuard } from '../hypervisor/guard';
@@ -71,9 +72,9 @@ export function destinationActivities(deps: HostDependencies) {
     /** One writable NBD export a disk, in a storage daemon that outlives any try to move the memory. */
     async exportDisks(input: MigrationRef & { plan: GuestPlan; bandwidthBytesPerSecond?: number }): Promise<Exports> {
       return await runStep(deps, 'export', input, async () => {
-        const { guest, attempt, plan } = input;
+        const { guest, attempt, from, plan } = input;
         const disks = plan.disks.map((disk) => ({ ...disk, path: host.path(guest, disk.path) }));
-        return await ensureExports(host, guest, disks, input.bandwidthBytesPerSecond, destinationAttempt(host, guest, attempt).nbdPort, async (nbdPort) => {
+        return await ensureExports(host, guest, from, disks, input.bandwidthBytesPerSecond, destinationAttempt(host, guest, attempt).nbdPort, async (nbdPort) => {
           await store.setAttempt(guest, { ...destinationAttempt(host, guest, attempt), nbdPort });
         });
       });
@@ -152,6 +153,7 @@ export function destinationActivities(deps: HostDependencies) {
           await deps.switchovers.leave(input.guest);
           await stopGuard(host, input.guest);
           await stopStorageDaemon(host, input.guest);
+          if (host.process(input.guest)) await removeCredentials(host.monitor(input.guest));
           await store.setAttempt(input.guest, undefined);
         }
         lease.forget(input.attempt);

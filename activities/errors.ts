@@ -13,6 +13,7 @@ export const ERRORS = {
   ProcessFailed: { retried: false, advice: 'a program could not be started or failed; its own words are in the message' },
   GuestGone: { retried: false, advice: 'the guest\'s QEMU ended; see its qemu.log, then start the guest where it is defined' },
   GuestStateError: { retried: false, advice: 'the guest is not in a state that allows this; the message says which and what to do' },
+  TlsRefused: { retried: false, advice: 'nothing travels as plain text instead: correct the TLS files that the message names, then migrate again' },
   MirrorFailed: { retried: false, advice: 'a disk could not be copied: look at the destination\'s free space and at the link, then migrate again' },
   DestinationDied: { retried: false, advice: 'the destination\'s QEMU ended; its own words are in the message. The guest runs on at the source' },
   CopyStalled: { retried: false, advice: 'nothing was copied for a long time: look at the link and at the destination\'s disk, then migrate again' },

@@ -39,7 +39,7 @@ export function sourceActivities(deps: HostDependencies) {
         } else if (anew) {
           await clearMirrors(monitor, { silent: false });
         }
-        await ensureMirrors(monitor, targets, attempt, { sync: 'full', copyMode: sourceRecord(host, guest).writeBlocking ? 'write-blocking' : 'background' });
+        await ensureMirrors(monitor, targets, attempt, { sync: 'full', copyMode: sourceRecord(host, guest).writeBlocking ? 'write-blocking' : 'background', channel: host.outgoingChannel(guest, to) });
       });
     },
 

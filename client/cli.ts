@@ -2,6 +2,7 @@ import { ServiceError } from '@temporalio/client';
 import { Command, CommanderError } from 'commander';
 import { registerGuestCommands } from './commands/guests';
 import { registerAdopt } from './commands/adopt';
+import { registerCerts } from './commands/certs';
 import { registerEvacuation } from './commands/evacuation';
 import { registerEvacuate } from './commands/evacuations';
 import { registerHostCommands } from './commands/hosts';
@@ -47,6 +48,7 @@ export function buildProgram(): Command {
   registerEvacuation(program);
   registerSchedules(program);
   registerStackCommands(program);
+  registerCerts(program);
   return program;
 }
 

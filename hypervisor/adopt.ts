@@ -9,7 +9,7 @@ import { type Definition, definitionSchema, InvalidDefinition, parseWith } from 
 import { GuestStateError } from './host';
 import { type HostConfig, resolvePath } from './host-config';
 import { findMonitor, findName, type Import, importCommandLine } from './import-command-line';
-import { OURS } from './mirrors';
+import { OURS } from './ours';
 import { parseArguments, readFields } from './qemu-options';
 import { commandLineOf, identify, type ProcessIdentity } from './processes';
 

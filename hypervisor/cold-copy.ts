@@ -1,4 +1,5 @@
 import { statSync } from 'node:fs';
+import { objectArguments, outgoingChannel } from './credentials';
 import { allDisks, movingDisks } from './definition';
 import type { SourceAttempt } from './guest-store';
 import { GuestStateError, type Host } from './host';
@@ -38,7 +39,8 @@ export async function inspectStopped(host: Host, guest: string, attempt: string)
  * Copies the images of a guest that does not run to their exports, chunk by chunk; what is copied is on record, so that a later call goes on from there. While
  * it is on record that the guest leaves, it is not startable here. `progress` gets what remains of each disk, in bytes.
  */
-export async function copyImages(host: Host, guest: string, plan: GuestPlan, targets: MirrorTarget[], signal: AbortSignal, progress: (disks: { id: string; remainingBytes: number; lengthBytes: number }[]) => void): Promise<void> {
+export async function copyImages(host: Host, guest: string, plan: GuestPlan, targets: MirrorTarget[], to: string, signal: AbortSignal, progress: (disks: { id: string; remainingBytes: number; lengthBytes: number }[]) => void): Promise<void> {
+  const channel = outgoingChannel(host.config, to);
   const copied = { ...coldRecord(host, guest).copiedBytes };
   const show = () => progress(plan.disks.map(({ id, sizeBytes }) => ({ id, remainingBytes: sizeBytes - (copied[id] ?? 0), lengthBytes: sizeBytes })));
   for (const disk of plan.disks) {
@@ -46,7 +48,7 @@ export async function copyImages(host: Host, guest: string, plan: GuestPlan, tar
     const path = host.path(guest, disk.path);
     const file = `driver=${disk.blockDevice ? 'host_device' : 'file'},filename=${path}`.split(',');
     const format = disk.format === 'raw' ? nested('file', file) : ['file.driver=qcow2', ...nested('file.file', file)];
-    const nbd = ['file.driver=nbd', 'file.server.type=inet', `file.server.host=${target.host}`, `file.server.port=${target.port}`, `file.export=${target.exportName}`];
+    const nbd = ['file.driver=nbd', 'file.server.type=inet', `file.server.host=${target.host}`, `file.server.port=${target.port}`, `file.export=${target.exportName}`, ...(channel ? [`file.tls-creds=${channel.creds}`, `file.tls-hostname=${channel.hostname}`] : [])];
     for (let offset = copied[disk.id] ?? 0; offset < disk.sizeBytes; offset = copied[disk.id]!) {
       signal.throwIfAborted();
       show();
@@ -54,7 +56,7 @@ export async function copyImages(host: Host, guest: string, plan: GuestPlan, tar
       // Not qemu-img's default for a target, which never flushes: a part that is on record must outlive the daemon that took it.
       // The last part has no size: an image of an odd one is rounded up to sectors at both ends alike.
       const window = ['driver=raw', `offset=${offset}`, ...(offset + size < disk.sizeBytes ? [`size=${size}`] : [])];
-      await host.programs.run(host.config.binaries.qemuImg, ['convert', '-n', '-t', 'writeback', '--image-opts', '--target-image-opts', [...window, ...format].join(','), [...window, ...nbd].join(',')], signal);
+      await host.programs.run(host.config.binaries.qemuImg, ['convert', ...objectArguments(channel), '-n', '-t', 'writeback', '--image-opts', '--target-image-opts', [...window, ...format].join(','), [...window, ...nbd].join(',')], signal);
       copied[disk.id] = offset + size;
       await host.store.patchAttempt<SourceAttempt>(guest, { copiedBytes: copied });
     }

@@ -88,7 +88,7 @@ async function switchInPause(host: Host, guest: string, qmp: QmpConnection, { at
       await delay(2);
     }
     await finishMirrors(qmp, targets, attempt, over)
-      .then(() => ensureMirrors(qmp, targets, attempt, { sync: 'none', copyMode: 'write-blocking', signal: over }))
+      .then(() => ensureMirrors(qmp, targets, attempt, { sync: 'none', copyMode: 'write-blocking', channel: host.outgoingChannel(guest, sourceRecord(host, guest).to), signal: over }))
       .catch((error: Error) => {
         throw error.name === 'TimeoutError' ? new MirrorFailed(`the mirrors could not be made anew within ${maxPauseMs} ms: the copy begins again`) : error;
       });

@@ -2,7 +2,8 @@ import type { KeptImages, Ownership } from './guest-store';
 import { guardJob } from './guard';
 import type { Host } from './host';
 import { migrationState, type OutgoingState } from './migration';
-import { OURS } from './mirrors';
+import { ourObjects } from './credentials';
+import { OURS } from './ours';
 import { storageDaemonProcess } from './storage-daemon';
 
 /** What one host has of a guest, as `repair` sees it. Plain JSON. */
@@ -56,13 +57,14 @@ async function inspectQemu(host: Host, guest: string): Promise<QemuReport> {
   try {
     const qmp = await host.monitor(guest).connection({ signal: AbortSignal.timeout(ANSWER_MS) });
     const limit = { timeoutMs: ANSWER_MS };
-    const [{ status, running }, jobs, nodes, blocks] = await Promise.all([
+    const [{ status, running }, jobs, nodes, blocks, objects] = await Promise.all([
       qmp.execute('query-status', undefined, limit),
       qmp.execute('query-jobs', undefined, limit),
       qmp.execute('query-named-block-nodes', { flat: true }, limit),
       qmp.execute('query-block', undefined, limit),
+      ourObjects(qmp),
     ]);
-    const names = [...jobs.map(({ id }) => id), ...nodes.map((node) => node['node-name'] ?? '')].filter((name) => name.startsWith(OURS));
+    const names = [...jobs.map(({ id }) => id), ...nodes.map((node) => node['node-name'] ?? ''), ...objects].filter((name) => name.startsWith(OURS));
     const throttled = blocks.some(({ inserted }) => inserted?.group === 'vmferry');
     return { answers: true, runState: status, running, outgoing: await migrationState(qmp), ours: [...names, ...(throttled ? ['throttle'] : [])].sort() };
   } catch (error) {

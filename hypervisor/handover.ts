@@ -2,6 +2,7 @@ import { setTimeout as delay } from 'node:timers/promises';
 import type { QmpConnection } from '../qmp/connection';
 import { QmpCommandFailed, QmpTimeout } from '../qmp/errors';
 import { eventTimeMs, type QmpEventQueue } from '../qmp/event-queue';
+import type { Channel } from './credentials';
 import { DrainForecast } from './drain-forecast';
 import type { SourceAttempt } from './guest-store';
 import { sourceRecord } from './guest-throttle';
@@ -201,7 +202,7 @@ class HandOver {
     const [target] = this.plan.targets;
     if (target) await nbdAnswers(target.host, target.port, MEET_MS, AbortSignal.any([this.signals.cancel, this.signals.leave]));
     await store.patchAttempt<SourceAttempt>(this.guest, { memoryTry: this.plan.memoryTry, wasRunning, postCopy: this.plan.settings.postCopy });
-    await beginMigration(this.qmp, this.plan.settings);
+    await beginMigration(this.qmp, this.plan.settings, this.channel);
     return 'under-way';
   }
 
@@ -438,7 +439,7 @@ class HandOver {
     const { targets, attempt } = this.plan;
     const copyMode = sourceRecord(this.host, this.guest).writeBlocking ? 'write-blocking' : 'background';
     const signal = AbortSignal.timeout(limitMs);
-    const work = finishMirrors(this.qmp, targets, attempt, signal, this.proven).then(() => ensureMirrors(this.qmp, targets, attempt, { sync: 'none', copyMode, signal }));
+    const work = finishMirrors(this.qmp, targets, attempt, signal, this.proven).then(() => ensureMirrors(this.qmp, targets, attempt, { sync: 'none', copyMode, channel: this.channel, signal }));
     const late = new Promise<never>((_resolve, reject) => signal.addEventListener('abort', () => reject(signal.reason as Error)));
     return await Promise.race([work, late]).then(
       () => true,
@@ -447,6 +448,10 @@ class HandOver {
         return false;
       },
     );
+  }
+
+  private get channel(): Channel | undefined {
+    return this.host.outgoingChannel(this.guest, this.plan.to);
   }
 
   private get leftOfBudgetMs(): number {

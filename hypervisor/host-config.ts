@@ -7,6 +7,21 @@ import { sizeSchema } from './size';
 
 const absolutePath = z.string().refine((path) => isAbsolute(path) && normalize(path) === path.replace(/(.)\/$/, '$1') && !/[\0\n,]/.test(path), 'give an absolute path without "..", comma or trailing slash');
 
+/** How disks, memory and the lease travel to and from this host. Plain text is never what is taken when nothing is said. */
+const securitySchema = {
+  /** TLS with a certificate of each host: `dir` holds files by QEMU's names (ca-cert.pem, server-cert.pem, …; docs/operating.md). */
+  tls: z.strictObject({ dir: absolutePath }).optional(),
+  /** TLS with keys that the hosts share: `dir` holds keys.psk, a line `NAME:HEX` a host. */
+  psk: z.strictObject({ dir: absolutePath }).optional(),
+  /** Plain text, without authentication. */
+  insecure: z.literal(true, 'leave it out, or give true').optional(),
+};
+
+const SECURITY_WAYS = `say how disks and memory travel between hosts, by exactly one of these fields:
+    tls: { dir: /etc/vmferry/tls }    certificates; "vmferry certs init" makes them for a lab
+    psk: { dir: /etc/vmferry/tls }    a file keys.psk that the hosts share; "vmferry certs init --psk" makes one
+    insecure: true                    plain text, for a network that nobody else is on`;
+
 /** One host agent's configuration: what it may touch, and where others reach it. */
 export const hostConfigSchema = z.strictObject({
   /** The host's name; also its Temporal task queue. */
@@ -15,6 +30,7 @@ export const hostConfigSchema = z.strictObject({
   address: z.string().refine((address) => isIP(address) !== 0, 'give an IPv4 or IPv6 address without brackets'),
   /** Where Temporal is; without it, the standard TEMPORAL_* environment and profiles (`temporal env`) decide. */
   temporal: z.strictObject({ address: z.string(), namespace: z.string().default('default') }).optional(),
+  ...securitySchema,
   /** Survives a reboot: definitions, who owns which guest, what an attempt made. */
   stateDir: absolutePath,
   /** Sockets, pid files and logs of running guests. Short: a UNIX socket's path has 107 bytes at most. */
@@ -46,6 +62,9 @@ export const hostConfigSchema = z.strictObject({
   /** Further `-chroot` and `-runas` for guests started here, as an adopted guest's command line may carry them. */
   chroot: absolutePath.optional(),
   runAs: z.string().regex(/^[a-z_][a-z0-9_-]*$/).optional(),
+}).superRefine((config, context) => {
+  const given = Object.keys(securitySchema).filter((field) => config[field as keyof typeof securitySchema] !== undefined);
+  if (given.length !== 1) context.addIssue({ code: 'custom', path: [given[0] ?? 'tls'], message: `${SECURITY_WAYS}\n  here ${given.length === 0 ? 'is none of them' : `are ${given.join(' and ')}`}` });
 });
 
 export type HostConfig = z.output<typeof hostConfigSchema>;

@@ -3,6 +3,7 @@ import { join } from 'node:path';
 import type { QmpMonitor } from '../qmp/monitor';
 import { QmpMonitors } from '../qmp/monitor';
 import { monitorPath } from './command-line';
+import { type Channel, folderSeenBy, outgoingChannel } from './credentials';
 import type { Definition } from './definition';
 import { GuestStore } from './guest-store';
 import { type HostConfig, resolvePath, runFolder } from './host-config';
@@ -67,6 +68,14 @@ export class Host {
     const adopted = this.store.adopted(guest);
     if (adopted?.pid === process.pid) return this.monitors.get(adopted.monitor);
     return this.monitors.get(monitorPath(this.config, this.definition(guest)));
+  }
+
+  /** How this guest's QEMU sends it to another host; undefined: as plain text. Throws `TlsRefused` if it cannot see the TLS files, `GuestGone` if it has ended. */
+  outgoingChannel(guest: string, to: string): Channel | undefined {
+    if (this.config.insecure) return undefined;
+    const process = this.process(guest);
+    if (!process) throw new GuestGone(`guest "${guest}" has no running QEMU on ${this.name}`);
+    return outgoingChannel(this.config, to, folderSeenBy(this.config, process));
   }
 
   /** Memory in bytes that another guest can have: the configured amount, or what is available, less that of guests on their way here. */

@@ -1,5 +1,7 @@
 import type { QmpConnection } from '../qmp/connection';
 import { QmpCommandFailed, QmpTimeout } from '../qmp/errors';
+import type { MigrationParameters } from '../qmp/structures';
+import { addCredentials, type Channel, NO_TLS } from './credentials';
 
 export interface MigrationSettings {
   /** Where the destination's QEMU listens; an IPv6 address without brackets. */
@@ -45,8 +47,9 @@ async function setCapabilities(qmp: QmpConnection, wanted: Record<string, boolea
   await qmp.execute('migrate-set-capabilities', { capabilities });
 }
 
-/** Starts to send the guest's memory. */
-export async function beginMigration(qmp: QmpConnection, settings: MigrationSettings): Promise<void> {
+/** Starts to send the guest's memory; without a channel as plain text. */
+export async function beginMigration(qmp: QmpConnection, settings: MigrationSettings, channel: Channel | undefined): Promise<void> {
+  await addCredentials(qmp, channel);
   await setCapabilities(qmp, { ...OFF, ...settings.capabilities, ...SOURCE_CAPABILITIES, ...(settings.postCopy && POST_COPY) });
   const known = await qmp.execute('query-migrate-parameters');
   await qmp.execute('migrate-set-parameters', {
@@ -56,14 +59,23 @@ export async function beginMigration(qmp: QmpConnection, settings: MigrationSett
     'downtime-limit': settings.postCopy ? 1 : Math.max(1, Math.round(settings.downtimeLimitMs)),
     // Until the last page has come the guest is in danger, and slow: no cap holds any more (0: as fast as the link).
     ...(settings.postCopy && { 'max-postcopy-bandwidth': 0 }),
+    ...tlsParameters(channel),
   });
   await qmp.execute('migrate', { uri: migrationUri(settings.host, settings.port) }, { timeoutMs: 60_000 });
 }
 
 /** Prepares an incoming QEMU and lets it listen. Throws `QmpCommandFailed` if the port is taken. */
-export async function listenForMigration(qmp: QmpConnection, host: string, port: number, capabilities: Record<string, boolean> = {}): Promise<void> {
+export async function listenForMigration(qmp: QmpConnection, host: string, port: number, channel: Channel | undefined, capabilities: Record<string, boolean> = {}): Promise<void> {
   await setCapabilities(qmp, { ...capabilities, ...DESTINATION_CAPABILITIES });
+  await addCredentials(qmp, channel);
+  // Only here: a QEMU that waits for a guest has no other's settings.
+  if (channel) await qmp.execute('migrate-set-parameters', tlsParameters(channel));
   await qmp.execute('migrate-incoming', { uri: migrationUri(host, port) });
+}
+
+function tlsParameters(channel: Channel | undefined): MigrationParameters {
+  if (!channel) return NO_TLS;
+  return { 'tls-creds': channel.creds, ...(channel.hostname !== undefined && { 'tls-hostname': channel.hostname }), ...(channel.authz !== undefined && { 'tls-authz': channel.authz }) };
 }
 
 export type OutgoingState = 'none' | 'active' | 'pre-switchover' | 'continued' | 'post-copy' | 'post-copy-paused' | 'completed' | 'failed' | 'cancelled';

@@ -2,8 +2,10 @@ import { setTimeout as delay } from 'node:timers/promises';
 import type { QmpConnection } from '../qmp/connection';
 import { QmpCommandFailed } from '../qmp/errors';
 import type { QmpMonitor } from '../qmp/monitor';
+import { addCredentials, type Channel, removeCredentials, TlsRefused } from './credentials';
 import { MirrorFailed } from './mirror-failed';
 import { nbdAnswers } from './nbd-probe';
+import { OURS } from './ours';
 
 /** One disk to be copied from a running QEMU to an NBD export. */
 export interface MirrorTarget {
@@ -35,9 +37,6 @@ export interface MirrorState {
 }
 
 export { MirrorFailed };
-
-/** Whatever an attempt makes inside QEMU begins with this, so that leftovers can be told from everybody else's nodes and jobs. */
-export const OURS = 'vmferry-';
 
 /** QEMU allows 31 characters in a node name. */
 export function mirrorNames(attempt: string, index: number) {
@@ -71,20 +70,29 @@ export const BUFFER_BYTES = 2 * 2 ** 20;
 /** `background` copies what the guest wrote some time later; with `write-blocking` each of its writes waits for the copy. */
 export type CopyMode = 'background' | 'write-blocking';
 
+export interface MirrorOptions {
+  sync: 'full' | 'none';
+  copyMode: CopyMode;
+  /** Undefined: plain text. */
+  channel: Channel | undefined;
+  signal?: AbortSignal;
+}
+
 /**
  * Ensures the NBD node of each target and a mirror onto it. `sync: 'none'` re-arms a mirror that has just ended while the guest is
  * paused: it copies only what is written from now on, and is sound because nothing was written in between (facts/qemu.md §2).
  */
-export async function ensureMirrors(qmp: QmpMonitor | QmpConnection, targets: MirrorTarget[], attempt: string, { sync, copyMode, signal }: { sync: 'full' | 'none'; copyMode: CopyMode; signal?: AbortSignal }): Promise<void> {
+export async function ensureMirrors(qmp: QmpMonitor | QmpConnection, targets: MirrorTarget[], attempt: string, { sync, copyMode, channel, signal }: MirrorOptions): Promise<void> {
   const jobs = new Set((await qmp.execute('query-jobs')).map(({ id }) => id));
   const all = await qmp.execute('query-named-block-nodes', { flat: true });
   const nodes = new Set(all.map((node) => node['node-name']));
+  await addCredentials(qmp, channel);
   await Promise.all(
     targets.map(async (target, index) => {
       const { job, node, filter } = mirrorNames(attempt, index);
       if (jobs.has(job)) return;
       if (!nodes.has(node)) {
-        await connect(qmp, target, node, signal);
+        await connect(qmp, target, node, channel, signal);
       }
       // Not one that is sent after the guest runs on: with `sync: 'none'` it would miss what was written in between.
       signal?.throwIfAborted();
@@ -98,18 +106,22 @@ export async function ensureMirrors(qmp: QmpMonitor | QmpConnection, targets: Mi
   );
 }
 
-/** Adds the NBD node of a target. Throws `MirrorFailed` if its export cannot be connected to. */
-async function connect(qmp: QmpMonitor | QmpConnection, target: MirrorTarget, node: string, signal?: AbortSignal): Promise<void> {
+/** What QEMU says when it, or the storage daemon, does not take the other's certificate or key: to try again is in vain. */
+const TLS_WORDS = /certificate|TLS|x509|hostname/i;
+
+/** Adds the NBD node of a target. Throws `MirrorFailed` if its export cannot be connected to, `TlsRefused` if either end does not trust the other. */
+async function connect(qmp: QmpMonitor | QmpConnection, target: MirrorTarget, node: string, channel: Channel | undefined, signal?: AbortSignal): Promise<void> {
   const { host, port, exportName, id } = target;
   for (let tries = 1; ; tries++) {
     await nbdAnswers(host, port, ANSWER_MS, signal);
     try {
       // An address, not a URI: no brackets around IPv6.
       const server = { type: 'inet', host, port: String(port) };
-      await qmp.execute('blockdev-add', { driver: 'nbd', 'node-name': node, server, export: exportName, 'open-timeout': CONNECT_SECONDS, 'reconnect-delay': RECONNECT_SECONDS, discard: 'unmap', 'detect-zeroes': 'unmap' }, DEADLINE);
+      await qmp.execute('blockdev-add', { driver: 'nbd', 'node-name': node, server, export: exportName, 'open-timeout': CONNECT_SECONDS, 'reconnect-delay': RECONNECT_SECONDS, discard: 'unmap', 'detect-zeroes': 'unmap', ...(channel && { 'tls-creds': channel.creds, 'tls-hostname': channel.hostname }) }, DEADLINE);
       return;
     } catch (error) {
       if (!(error instanceof QmpCommandFailed) || /Duplicate nodes/.test(error.desc)) throw error;
+      if (channel && TLS_WORDS.test(error.desc)) throw new TlsRefused(`disk ${id} cannot be sent to ${channel.hostname}, on ${host} port ${port}: ${error.desc}: one end does not trust the other, see both hosts' TLS files`);
       if (tries === MOST_CONNECTS) throw new MirrorFailed(`no NBD server answers QEMU on ${host} port ${port} (disk ${id}, ${tries} tries, the last: ${error.desc}): the destination's storage daemon hangs, or the link is dead`);
       await delay(CONNECT_PAUSE_MS, undefined, signal ? { signal } : {});
     }
@@ -207,7 +219,7 @@ export async function assertNoMirrors(qmp: QmpConnection): Promise<void> {
 }
 
 /**
- * Ends every mirror of ours, finished or not, and removes its nodes; what it copied is not used. With a `silent` peer its connections
+ * Ends every mirror of ours, finished or not, and removes its nodes and our TLS credentials; what it copied is not used. With a `silent` peer its connections
  * are yanked first, out of band, since everything else would wait for it (R7). `keep` is the attempt whose things stay. Idempotent.
  */
 export async function clearMirrors(monitor: QmpMonitor, options: { silent: boolean; keep?: string }): Promise<void> {
@@ -234,6 +246,7 @@ export async function clearMirrors(monitor: QmpMonitor, options: { silent: boole
   }
   const nodes = await qmp.execute('query-named-block-nodes', { flat: true });
   await Promise.all(nodes.map((node) => node['node-name']).filter((name) => ours(name) && name.startsWith(`${OURS}nbd-`)).map((node) => qmp.execute('blockdev-del', { 'node-name': node as string }, DEADLINE)));
+  await removeCredentials(qmp);
 }
 
 /** Cuts our NBD connections. Over TCP whoever waits for them fails at once. False if there was none. */

@@ -11,7 +11,7 @@ import { type Host } from './host';
 import { resolvePath } from './host-config';
 import { imageInfo, missingFolders } from './images';
 import { emulatorPath } from './launch';
-import { OURS } from './mirrors';
+import { OURS } from './ours';
 import { postCopyRefusal } from './post-copy';
 import { formatBytes } from './size';
 

@@ -3,6 +3,7 @@ import { mkdir, rm } from 'node:fs/promises';
 import { setTimeout as delay } from 'node:timers/promises';
 import { QmpCommandFailed, QmpError } from '../qmp/errors';
 import type { QmpMonitor } from '../qmp/monitor';
+import { addCredentials, incomingChannel } from './credentials';
 import type { Host } from './host';
 import { runFolder } from './host-config';
 import { isAddressInUse, noFreePort, portsInOrder } from './ports';
@@ -69,11 +70,12 @@ async function ensureStorageDaemon(host: Host, guest: string): Promise<QmpMonito
 
 /**
  * Ensures one writable NBD export a disk, all behind one bandwidth cap, on a port of this host's range that was free when it was bound.
- * `known` is the port of an earlier try; `note` records the port durably.
+ * Over TLS only the host `from` is let in. `known` is the port of an earlier try; `note` records the port durably.
  */
 export async function ensureExports(
   host: Host,
   guest: string,
+  from: string,
   disks: DiskToExport[],
   bandwidthBytesPerSecond: number | undefined,
   known: number | undefined,
@@ -84,7 +86,7 @@ export async function ensureExports(
   let port = alreadyUp ? known : undefined;
   if (port === undefined) {
     await monitor.execute('nbd-server-stop').catch(ignore('NBD server not running'));
-    port = await startNbdServer(host, monitor);
+    port = await startNbdServer(host, monitor, from);
     await note(port);
   }
   await monitor
@@ -100,11 +102,14 @@ export async function ensureExports(
   return { host: host.config.address, port, names };
 }
 
-async function startNbdServer(host: Host, monitor: QmpMonitor): Promise<number> {
+async function startNbdServer(host: Host, monitor: QmpMonitor, from: string): Promise<number> {
+  const channel = incomingChannel(host.config, from);
+  await addCredentials(monitor, channel);
+  const tls = channel && { 'tls-creds': channel.creds, ...(channel.authz !== undefined && { 'tls-authz': channel.authz }) };
   for (const port of portsInOrder(host.config.ports)) {
     try {
       // An IPv6 address has no brackets here: this is an address, not a URI.
-      await monitor.execute('nbd-server-start', { addr: { type: 'inet', data: { host: host.config.address, port: String(port) } } });
+      await monitor.execute('nbd-server-start', { addr: { type: 'inet', data: { host: host.config.address, port: String(port) } }, ...tls });
       return port;
     } catch (error) {
       if (!isAddressInUse(error)) throw error;

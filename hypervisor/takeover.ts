@@ -3,6 +3,7 @@ import type { QmpConnection } from '../qmp/connection';
 import { QmpCommandFailed, QmpDisconnected, QmpTimeout } from '../qmp/errors';
 import { eventTimeMs, type QmpEventQueue } from '../qmp/event-queue';
 import { activateImages } from './activate';
+import { folderSeenBy, incomingChannel } from './credentials';
 import { stopGuard } from './guard';
 import type { DestinationAttempt } from './guest-store';
 import { GuestStateError, type Host } from './host';
@@ -50,7 +51,7 @@ export async function openIncoming(host: Host, guest: string, attempt: string, c
   for (const port of portsInOrder(host.config.ports)) {
     const qmp = await (await ensureQemu(host, host.definition(guest), true)).connection();
     try {
-      await listenForMigration(qmp, host.config.address, port, capabilities);
+      await listenForMigration(qmp, host.config.address, port, incomingChannel(host.config, record.from, folderSeenBy(host.config, host.process(guest)!)), capabilities);
     } catch (error) {
       if (!isAddressInUse(error)) throw error;
       // QEMU 10 takes no second `migrate-incoming`, not even after one that failed ("Illegal migration incoming state: setup").

@@ -47,7 +47,7 @@ export const SPOKEN: { readonly [C in QmpCommand]: Spoken<C> } = {
   'object-add': {
     daemon: true,
     arguments: { 'qom-type': true, id: true },
-    more: { dir: true, endpoint: true, 'verify-peer': true, identity: true, 'limits.bps-write': true, 'x-bps-write': true },
+    more: { dir: true, endpoint: true, 'verify-peer': true, username: true, identity: true, 'limits.bps-write': true, 'x-bps-write': true },
   },
   'object-del': { daemon: true, arguments: { id: true } },
   'query-block': NONE,

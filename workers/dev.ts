@@ -3,6 +3,7 @@ import { join } from 'node:path';
 import type { Logger } from 'pino';
 import { type HostConfig, hostConfigSchema } from '../hypervisor/host-config';
 import { parseWith } from '../hypervisor/definition';
+import { ensureCertificates } from '../hypervisor/lab-certificates';
 import { type RunningWorker, startControlWorker } from './control';
 import { startHostAgent } from './host-agent';
 import { freePort, startTemporalServer, type TemporalServer } from './temporal-server';
@@ -29,8 +30,11 @@ export interface DevStack {
   stop(): Promise<void>;
 }
 
-/** The configuration of one host of a development stack: its own state, run and images folders below `folder`. */
-export function devHostConfig(folder: string, name: string, temporalAddress: string, extra: Record<string, unknown> = {}, roots: Record<string, unknown> = {}): HostConfig {
+/** As long as anybody tries it out. */
+const CERTIFICATE_DAYS = 3650;
+
+/** The configuration of one host of a development stack: its own state, run and images folders below `folder`. `extra` says at least how disks and memory travel. */
+export function devHostConfig(folder: string, name: string, temporalAddress: string, extra: Record<string, unknown>, roots: Record<string, unknown> = {}): HostConfig {
   const images = join(folder, name, 'images');
   mkdirSync(images, { recursive: true });
   return parseWith(
@@ -59,7 +63,8 @@ export async function startDevStack(options: DevOptions): Promise<DevStack> {
     await server.stop();
   };
   try {
-    const configs = Object.fromEntries(hosts.map((name) => [name, devHostConfig(folder, name, server.address, options.address ? { address: options.address } : {}, options.roots)]));
+    const certificates = await ensureCertificates(join(folder, 'certs'), hosts.map((name) => ({ name })), CERTIFICATE_DAYS);
+    const configs = Object.fromEntries(certificates.map(({ host, folder: dir }) => [host, devHostConfig(folder, host, server.address, { tls: { dir }, ...(options.address && { address: options.address }) }, options.roots)]));
     running.push(await startControlWorker({ temporal: { address: server.address, namespace: 'default' }, logger }));
     for (const config of Object.values(configs)) running.push(await startHostAgent(config, logger));
     const done = Promise.race(running.map((one) => one.done));

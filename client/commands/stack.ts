@@ -25,6 +25,7 @@ A configuration names the host, the address where other hosts reach it, and the 
   name: host-a
   address: 10.0.0.11
   temporal: { address: "temporal.example:7233" }
+  tls: { dir: /etc/vmferry/tls }       # "vmferry certs init" makes it for a lab; or psk, or insecure: true
   stateDir: /var/lib/vmferry
   runDir: /run/vmferry
   roots:

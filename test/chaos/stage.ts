@@ -62,11 +62,11 @@ export class Stage {
   private async build(): Promise<void> {
     const roots = { boot: dirname(guestArtifacts().kernel) };
     for (const host of HOSTS) {
-      const extra = { address: ADDRESSES[host] };
+      const extra = { address: ADDRESSES[host], insecure: true };
       this.configs.set(host, devHostConfig(this.folder, host, this.temporal.address, extra, roots));
       this.mount(join(this.folder, host, 'images'));
       const { name, address, stateDir, runDir } = this.configs.get(host)!;
-      const config = { name, address, stateDir, runDir, temporal: { address: this.temporal.address }, roots: { images: join(this.folder, host, 'images'), ...roots } };
+      const config = { name, address, insecure: true, stateDir, runDir, temporal: { address: this.temporal.address }, roots: { images: join(this.folder, host, 'images'), ...roots } };
       writeFileSync(join(this.folder, `${host}.yaml`), JSON.stringify(config));
     }
     for (const program of ['control', ...HOSTS] as const) this.start(program);

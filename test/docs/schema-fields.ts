@@ -58,6 +58,7 @@ function walk({ def }: Schema, place: Place): Field[] {
     case 'string':
     case 'number':
     case 'boolean':
+    case 'literal':
     case 'pipe':
       return [leaf(place)];
     case 'enum':

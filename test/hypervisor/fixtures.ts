@@ -20,7 +20,7 @@ export function deleteFolders(): void {
 /** A host below one folder, with the root `images` and what is added. */
 export function hostIn(folder: string, more: Record<string, unknown> = {}, roots: Record<string, unknown> = {}): HostConfig {
   for (const name of ['images', 'run', 'state']) mkdirSync(join(folder, name), { recursive: true });
-  const config = { name: 'host-a', address: '127.0.0.1', stateDir: join(folder, 'state'), runDir: join(folder, 'run'), roots: { images: join(folder, 'images'), ...roots }, ...more };
+  const config = { name: 'host-a', address: '127.0.0.1', insecure: true, stateDir: join(folder, 'state'), runDir: join(folder, 'run'), roots: { images: join(folder, 'images'), ...roots }, ...more };
   return parseWith(hostConfigSchema, config, 'the test host');
 }
 

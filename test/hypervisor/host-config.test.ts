@@ -109,7 +109,7 @@ test('the run folder of another guest is not a guest\'s own', () => {
   expect(pathProblem(config, 'vm1', join(folder, 'run/vm2/x'))).toMatch(/outside the roots/);
 });
 
-const valid = { name: 'host-a', address: '::1', stateDir: '/s', runDir: '/r', roots: {} };
+const valid = { name: 'host-a', address: '::1', insecure: true, stateDir: '/s', runDir: '/r', roots: {} };
 test.each<[string, Record<string, unknown>, string[]]>([
   ['an unknown field', { adress: 'x' }, ['unknown field "adress"']],
   ['an address that is a name', { address: 'host.example' }, ['address', '"host.example"', 'IPv4 or IPv6']],
@@ -118,6 +118,9 @@ test.each<[string, Record<string, unknown>, string[]]>([
   ['a folder with a comma', { runDir: '/a,b' }, ['runDir', 'comma']],
   ['a root that climbs', { roots: { images: '/a/../etc' } }, ['roots.images', '/a/../etc']],
   ['a root named run', { roots: { run: '/a' } }, ['roots.run']],
+  ['no word on how disks and memory travel', { insecure: undefined }, ['tls: { dir: /etc/vmferry/tls }', 'psk: {', 'insecure: true', 'here is none of them']],
+  ['two words on it', { tls: { dir: '/t' } }, ['exactly one', 'here are tls and insecure']],
+  ['TLS that is not insecure', { tls: { dir: '/t' }, insecure: false }, ['insecure', 'leave it out, or give true', 'false']],
   ['a missing runDir', { runDir: undefined }, ['runDir', 'it is missing']],
 ])('%s in a configuration is refused with its field, its value and what to do', (_case, fields, parts) => {
   const read = () => parseWith(hostConfigSchema, { ...valid, ...fields }, 'host.yaml');
@@ -126,6 +129,6 @@ test.each<[string, Record<string, unknown>, string[]]>([
 });
 
 test('a configuration is read from YAML', () => {
-  writeFileSync(join(folder, 'host.yaml'), 'name: h1\naddress: 10.0.0.1\nstateDir: /s\nrunDir: /r\nroots: {images: /i}\n');
+  writeFileSync(join(folder, 'host.yaml'), 'name: h1\naddress: 10.0.0.1\ntls: { dir: /etc/vmferry/tls }\nstateDir: /s\nrunDir: /r\nroots: {images: /i}\n');
   expect(readHostConfig(join(folder, 'host.yaml'))).toMatchObject({ name: 'h1', roots: { images: { path: '/i', blockDevices: false } }, binaries: { qemu: ['/usr/bin/qemu-system-x86_64'] } });
 });

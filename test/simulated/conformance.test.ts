@@ -39,7 +39,7 @@ async function mirrored(stage: Stage): Promise<void> {
   await stage.export();
   await stage.say('source', 'cont');
   await stage.until('source', 'RESUME');
-  await ensureMirrors(stage.qmp('source'), targets(stage), ATTEMPT, { sync: 'full', copyMode: 'background' });
+  await ensureMirrors(stage.qmp('source'), targets(stage), ATTEMPT, { sync: 'full', copyMode: 'background', channel: undefined });
   await stage.until('source', 'BLOCK_JOB_READY');
 }
 
@@ -55,8 +55,8 @@ async function mirroredToTheEnd(stage: Stage): Promise<void> {
 
 async function atPreSwitchover(stage: Stage, port: number): Promise<void> {
   await stage.start('destination');
-  await listenForMigration(stage.qmp('destination'), '127.0.0.1', port);
-  await beginMigration(stage.qmp('source'), { host: '127.0.0.1', port, downtimeLimitMs: 100 });
+  await listenForMigration(stage.qmp('destination'), '127.0.0.1', port, undefined);
+  await beginMigration(stage.qmp('source'), { host: '127.0.0.1', port, downtimeLimitMs: 100 }, undefined);
   await stage.until('source', 'MIGRATION', { status: 'pre-switchover' });
   stage.note(await migrationState(stage.qmp('source')));
   await stage.say('source', 'query-status');
@@ -188,7 +188,7 @@ sameOnBoth('a migration to nobody fails, a second incoming is refused, a cancel 
   await stage.say('destination', 'cont');
   await stage.say('destination', 'query-status');
   await stage.say('destination', 'query-yank');
-  await beginMigration(stage.qmp('source'), { host: '127.0.0.1', port: first, downtimeLimitMs: 100 });
+  await beginMigration(stage.qmp('source'), { host: '127.0.0.1', port: first, downtimeLimitMs: 100 }, undefined);
   await stage.say('source', 'migrate', { uri: 'tcp:127.0.0.1:9' });
   await stage.until('source', 'MIGRATION', { status: 'pre-switchover' });
   stage.note(await migrationState(stage.qmp('source')));

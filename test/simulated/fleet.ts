@@ -159,7 +159,7 @@ export class SimulatedFleet {
     mkdirSync(bin, { recursive: true });
     programs.forEach((path) => writeFileSync(path, ''));
     const address = `127.1.${1 + Math.floor(index / 250)}.${1 + (index % 250)}`;
-    return devHostConfig(this.folder, this.hostName(index), this.temporal.address, { address, memory: '1T', binaries: { qemu: [programs[0]], storageDaemon: programs[1], qemuImg: programs[2] }, ...this.options.config?.(index) });
+    return devHostConfig(this.folder, this.hostName(index), this.temporal.address, { address, insecure: true, memory: '1T', binaries: { qemu: [programs[0]], storageDaemon: programs[1], qemuImg: programs[2] }, ...this.options.config?.(index) });
   }
 
   /** Writes the host's state as `defineGuest` would, and starts its QEMUs. */

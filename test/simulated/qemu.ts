@@ -178,6 +178,7 @@ export class SimulatedQemu extends SimulatedProgram {
       if (path === '/machine' && property === 'type') return `${this.machine}-machine`;
       throw new Refused(`Property '${property as string}' not found`);
     },
+    'qom-list': () => [{ name: 'type', type: 'string' }],
     'query-memory-size-summary': () => ({ 'base-memory': this.memoryBytes, 'plugged-memory': 0 }),
     quit: () => {
       this.event('SHUTDOWN', { guest: false, reason: 'host-qmp-quit' });

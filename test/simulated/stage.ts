@@ -31,7 +31,7 @@ export class Stage {
   constructor(readonly kind: Kind) {
     this.folder = mkdtempSync(join(process.env['VMFERRY_LAB'] ?? '/dev/shm', 'con-'));
     this.world.setBehaviour(GUEST, { ...QUIET, disk: { writeBytesPerSecond: 0, workingSetBytes: DISK_BYTES, dataBytes: 0 } });
-    const host = (name: Actor) => new Host(devHostConfig(this.folder, name, 'unused:1', {}), kind === 'real' ? machinePrograms : this.world.host(name).programs);
+    const host = (name: Actor) => new Host(devHostConfig(this.folder, name, 'unused:1', { insecure: true }), kind === 'real' ? machinePrograms : this.world.host(name).programs);
     this.hosts = { source: host('source'), destination: host('destination') };
     this.definition = definitionSchema.parse({ name: GUEST, machine: 'pc-q35-7.2', memory: '131080K', disks: [{ id: 'disk0', path: '${images}/disk0.raw' }] });
     for (const name of ['source', 'destination'] as const) {
@@ -55,7 +55,7 @@ export class Stage {
   }
 
   async export(): Promise<void> {
-    this.exports = await ensureExports(this.hosts.destination, GUEST, [{ id: 'disk0', path: this.image('destination'), format: 'raw', blockDevice: false, sizeBytes: DISK_BYTES, cache: 'writeback' }], undefined, undefined, async () => undefined);
+    this.exports = await ensureExports(this.hosts.destination, GUEST, 'source', [{ id: 'disk0', path: this.image('destination'), format: 'raw', blockDevice: false, sizeBytes: DISK_BYTES, cache: 'writeback' }], undefined, undefined, async () => undefined);
   }
 
   async release(): Promise<void> {

@@ -80,7 +80,7 @@ export class Lab {
   async addHost(name: string, { roots, ...extra }: Record<string, unknown> & { roots?: Record<string, unknown> } = {}, start = true): Promise<HostConfig> {
     const devices = join(this.folder, name, 'devices');
     mkdirSync(devices, { recursive: true });
-    const config = devHostConfig(this.folder, name, this.server.address, extra, { boot: dirname(guestArtifacts().kernel), devices: { path: devices, blockDevices: true }, ...roots });
+    const config = devHostConfig(this.folder, name, this.server.address, { ...(!('tls' in extra || 'psk' in extra) && { insecure: true }), ...extra }, { boot: dirname(guestArtifacts().kernel), devices: { path: devices, blockDevices: true }, ...roots });
     this.configs.set(name, config);
     if (start) await this.startAgent(name);
     return config;
