@@ -31,7 +31,7 @@ RUN apt-get update -q && /guest/build.sh /out/boot
 FROM ${BASE} AS hypervisor
 RUN apt-get update -q && apt-get install -q -y --no-install-recommends qemu-system-x86 qemu-utils iproute2 tini && rm -rf /var/lib/apt/lists/* && \
     useradd --system --uid 10001 --user-group --home-dir /var/lib/vmferry --shell /usr/sbin/nologin vmferry && \
-    install -d -o vmferry -g vmferry -m 700 /var/lib/vmferry /run/vmferry /srv/images
+    install -d -o vmferry -g vmferry -m 700 /var/lib/vmferry /run/vmferry /srv/images /etc/vmferry/tls
 COPY --from=guest /out/boot /srv/boot
 COPY deploy/container/hypervisor.sh deploy/container/healthy.js /usr/local/lib/vmferry/
 COPY --from=build /build/node_modules/zod /usr/local/lib/vmferry/node_modules/zod
@@ -53,8 +53,9 @@ CMD ["agent", "--config", "/etc/vmferry/agent.yaml"]
 
 # The control worker and the command line.
 FROM ${BASE} AS control
-RUN useradd --system --uid 10001 --user-group --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin vmferry
-COPY deploy/container/healthy.js /usr/local/lib/vmferry/
+RUN useradd --system --uid 10001 --user-group --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin vmferry && \
+    install -d -o vmferry -g vmferry -m 700 /certs/ca /certs/host-a /certs/host-b
+COPY deploy/container/healthy.js deploy/container/certs.sh /usr/local/lib/vmferry/
 COPY --from=build /build/package.json /opt/vmferry/
 COPY --from=build /build/node_modules /opt/vmferry/node_modules
 COPY --from=build /build/bin /opt/vmferry/bin

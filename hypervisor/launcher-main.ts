@@ -27,7 +27,7 @@ function serve(socket: Socket): void {
     try {
       answer(socket, launchRequestSchema.parse(JSON.parse(text)));
     } catch (error) {
-      say(socket, { ended: `cannot be started (the launcher did not understand: ${(error as Error).message})` });
+      say(socket, { ended: `cannot be started (the launcher says: ${(error as Error).message})` });
       socket.end();
     }
   };

@@ -120,7 +120,9 @@ DOCKERFILE
 stand_in_ui() {
   mkdir "$work/ui"
   go=$(command -v go || ls /usr/local/go/bin/go 2>/dev/null) || fail "no Go to build the UI's server with"
-  (cd "$work/ui" && GOBIN=$work/ui GOFLAGS='' CGO_ENABLED=0 nice "$go" install "github.com/temporalio/ui-server/v2/cmd/server@v${ui#*:}" 2>&1 | { grep -v '^go: downloading' >&2 || true; }) || fail "go install of the UI's server"
+  # As a dependency: `go install` refuses a module with `replace`.
+  (cd "$work/ui" && printf 'module ui\n\ngo 1.24\n' >go.mod && export CGO_ENABLED=0 GOFLAGS='' && "$go" get -tool "github.com/temporalio/ui-server/v2/cmd/server@v${ui#*:}" &&
+    nice "$go" build -o server github.com/temporalio/ui-server/v2/cmd/server) >"$work.log" 2>&1 || { tail -20 "$work.log" >&2; fail "building the UI's server"; }
   build "$ui" --file - "$work/ui" <<DOCKERFILE
 FROM $node
 COPY server /home/ui-server/ui-server

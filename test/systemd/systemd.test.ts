@@ -60,7 +60,7 @@ beforeAll(async () => {
   mkdirSync(join(folder, 'etc/systemd/system'), { recursive: true });
   mkdirSync(join(folder, 'etc/vmferry'));
   cpSync(join(ROOT, 'deploy/systemd'), join(folder, 'etc/systemd/system'), { recursive: true });
-  const config = { name: 'host-a', address: '127.0.0.1', temporal: { address: '127.0.0.1:7233' }, stateDir: '/var/lib/vmferry', runDir: '/run/vmferry', roots: { images: '/srv/images', boot: '/srv/boot' } };
+  const config = { name: 'host-a', address: '127.0.0.1', temporal: { address: '127.0.0.1:7233' }, insecure: true, stateDir: '/var/lib/vmferry', runDir: '/run/vmferry', roots: { images: '/srv/images', boot: '/srv/boot' } };
   writeFileSync(join(folder, 'etc/vmferry/agent.yaml'), JSON.stringify(config));
   writeFileSync(join(folder, 'etc/vmferry/control.env'), 'TEMPORAL_ADDRESS=127.0.0.1:7233\n');
   const log = openSync(join(work, 'log'), 'a');
