@@ -24,4 +24,4 @@ mount --rbind /dev "$root/dev"
 mkdir -p "$root/opt/vmferry" "$root/srv"
 mount --bind "$here" "$root/opt/vmferry"
 ip link set lo up
-exec env -i container=vmferry PATH=/usr/sbin:/usr/bin:/sbin:/bin chroot "$root" /lib/systemd/systemd --unit=multi-user.target --log-target=console
+exec env -i container=vmferry PATH=/usr/sbin:/usr/bin:/sbin:/bin chroot "$root" /lib/systemd/systemd --unit=basic.target --log-target=console

@@ -1,3 +1,4 @@
+import { setTimeout as delay } from 'node:timers/promises';
 import { MigrationClient } from '../../client/migration-client';
 import { hostNowMs, TestGuest } from '../../demo/guest/test-guest';
 import { isAlive } from '../../hypervisor/processes';
@@ -33,7 +34,8 @@ async function move(to: ComposeHost, meanwhile: () => Promise<void> = async () =
   moving.catch(() => undefined);
   const attached = attach(to);
   attached.catch(() => undefined);
-  await meanwhile();
+  // A move that is refused is not waited for.
+  await Promise.race([meanwhile(), moving.then(() => undefined)]);
   await moving;
   await attached;
 }
@@ -74,7 +76,7 @@ describe.each(['dev', 'cluster'] as const)('docker compose --profile %s', (profi
     try {
       await move('host-b', async () => {
         let migration = await client.migration('demo').catch(() => undefined);
-        while (!migration) migration = await client.migration('demo').catch(() => undefined);
+        for (; !migration; await delay(100)) migration = await client.migration('demo').catch(() => undefined);
         for await (const view of migration.watch()) if (view.phase === 'converge') break;
         await unnoticed('restart of both agents while disks are copied', async () => await stack.compose('restart', 'agent-a', 'agent-b'));
       });

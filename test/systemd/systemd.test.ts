@@ -67,7 +67,7 @@ beforeAll(async () => {
   machine = spawn('unshare', ['--mount', '--pid', '--net', '--uts', '--ipc', '--cgroup', '--fork', '--kill-child', join(ROOT, 'scripts/systemd-boot.sh'), folder], { stdio: ['ignore', log, log] });
   closeSync(log);
   guest = new TestGuest();
-  await eventually('systemd is up', async () => await on('systemctl', 'is-active', 'multi-user.target'));
+  await eventually('systemd is up', async () => await on('systemctl', 'is-active', 'basic.target'));
 });
 
 afterAll(async () => {
