@@ -24,9 +24,9 @@ export function destinationActivities(deps: HostDependencies) {
   const { host, lease } = deps;
   const { store } = host;
   return {
-    /** Everything at the destination that could stop this guest from coming. Changes nothing. */
-    async inspectDestination(input: MigrationRef & { plan: GuestPlan; postCopy?: true }): Promise<Findings> {
-      return await runStep(deps, 'preflight', input, () => inspectDestination(host, input.plan, input.attempt, input.postCopy));
+    /** Everything at the destination that could stop this guest from coming, and where its agent listens. Changes nothing. */
+    async inspectDestination(input: MigrationRef & { plan: GuestPlan; postCopy?: true }): Promise<Findings & { lease?: { host: string; port: number } }> {
+      return await runStep(deps, 'preflight', input, async () => ({ ...(await inspectDestination(host, input.plan, input)), lease: { host: host.config.address, port: lease.port } }));
     },
 
     /** Makes the guest known here, not startable (R10), with empty images of the same size. */

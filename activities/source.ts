@@ -4,6 +4,7 @@ import { stopGuard } from '../hypervisor/guard';
 import type { Attempt, Instead, Ownership } from '../hypervisor/guest-store';
 import { liftThrottle, sourceRecord } from '../hypervisor/guest-throttle';
 import { GuestStateError, OwnershipUnknown } from '../hypervisor/host';
+import { greet } from '../hypervisor/lease';
 import { quitQemu } from '../hypervisor/launch';
 import { cancelMigration, migrationState, type OutgoingState } from '../hypervisor/migration';
 import { clearMirrors, type CopyMode, ensureMirrors, type MirrorTarget } from '../hypervisor/mirrors';
@@ -15,6 +16,7 @@ import { announceSoon, attached, guarded, type HostDependencies, type MigrationR
 import { watchMemory } from './memory-watch';
 
 const HANG_MS = 2_000;
+const GREET_MS = 10_000;
 
 /** The source's steps. Until `moveMemory` has sent `migrate-continue` each can be undone and the guest never notices. */
 export function sourceActivities(deps: HostDependencies) {
@@ -24,6 +26,14 @@ export function sourceActivities(deps: HostDependencies) {
     /** Everything at the source that could stop this guest from leaving, and what the destination must know. Changes nothing. */
     async inspectSource(input: MigrationRef): Promise<{ plan?: GuestPlan } & Findings> {
       return await runStep(deps, 'preflight', input, () => inspectSource(host, input.guest, input.attempt));
+    },
+
+    /** Whether this host and the destination believe each other, by a connection as those that disks and memory take. Changes nothing. */
+    async greetDestination(input: MigrationRef & { lease: { host: string; port: number } }): Promise<Findings> {
+      return await runStep(deps, 'preflight', input, async () => {
+        const refusal = await greet(host.config, { ...input.lease, name: input.to }, GREET_MS);
+        return { blockers: refusal === undefined ? [] : [refusal], warnings: [] };
+      });
     },
 
     /** Starts one mirror a disk, all in parallel. Removes leftovers of earlier attempts first; with `anew` also this attempt's own. */
@@ -113,19 +123,20 @@ export function sourceActivities(deps: HostDependencies) {
 
     /**
      * R5: only after the destination is proven dead and unmarked, or a person has said that its host is fenced (`instead`). The source's copy holds
-     * everything and runs again.
+     * everything and runs again. Throws `PostCopyLost` if it was sending pages: then it may only be started anew.
      */
     async reviveSource(input: MigrationRef & { instead?: Instead }): Promise<void> {
       await runStep(deps, 'switchover', input, async () => {
         const { guest } = input;
         const record = store.attempt(guest);
         await store.setOwnership(guest, owner(input.instead));
+        if (!host.process(guest)) return;
         const qmp = await host.monitor(guest).connection();
         const state = await migrationState(qmp);
         if (state === 'post-copy' || state === 'post-copy-paused') {
           // QEMU takes neither `cont` ("Migration is not finalized yet") nor a cancel that would end: measured on 7.2.
           await quitQemu(host, guest);
-          throw new PostCopyLost(`guest ${guest} is lost as a running one: its destination ended just after post-copy had begun, and QEMU cannot take that back. Its disks on ${host.name} are whole: start it here (vmferry vm start ${guest})`);
+          throw new PostCopyLost(`guest ${guest} is lost as a running one: ${input.instead ? `${input.instead.host}, where it ran, was confirmed fenced` : 'its destination ended just after post-copy had begun'}, and QEMU cannot take post-copy back. Its disks on ${host.name} are whole${input.instead ? ', as they were when it left' : ''}: start it here (vmferry vm start ${guest})`);
         }
         if ((await qmp.execute('query-status')).status !== 'postmigrate') return;
         const paused = record?.role === 'source' && !record.wasRunning;

@@ -49,10 +49,10 @@ export class Stage {
   readonly guest = new TestGuest();
   private constructor(readonly folder: string, readonly stack: DevStack, readonly client: MigrationClient) {}
 
-  static async open(logger: Logger): Promise<Stage> {
+  static async open(logger: Logger, { insecure = false } = {}): Promise<Stage> {
     const folder = mkdtempSync(join(tmpdir(), 'vmferry-demo-'));
     const { kernel } = guestArtifacts();
-    const stack = await startDevStack({ folder, hosts: [...HOSTS], roots: { boot: dirname(kernel) }, logger });
+    const stack = await startDevStack({ folder, hosts: [...HOSTS], insecure, roots: { boot: dirname(kernel) }, logger });
     const client = await MigrationClient.connect({ address: stack.server.address, namespace: 'default' });
     return new Stage(folder, stack, client);
   }

@@ -6,6 +6,8 @@ import { GuestStateError, type Host } from './host';
 import { imageInfo } from './images';
 import type { MirrorTarget } from './mirrors';
 import type { Findings, GuestPlan } from './preflight';
+import { tlsFindings } from './tls-files';
+import { transportOf } from './transport';
 
 /** Copied at a time; what an agent that dies has to copy again is at most one of these a disk. */
 const CHUNK_BYTES = 256 * 2 ** 20;
@@ -31,8 +33,10 @@ export async function inspectStopped(host: Host, guest: string, attempt: string)
       blockers.push(`disk ${disk.id}: ${(error as Error).message}`);
     }
   }
+  const tls = tlsFindings(host.config);
+  blockers.push(...tls.blockers);
   const left = allDisks(definition).filter((disk) => !movingDisks(definition).includes(disk));
-  return { blockers, warnings: left.map(({ id, path }) => `disk ${id} (${path}) is read-only or removable: it is not copied`), plan: { definition, disks, running: false, cold: true, features: { writeBlockingLive: false, rearm: false, ioThrottle: false }, memoryFeatures: [], defaults: {}, ...(ownership?.state === 'owner' && ownership.attempt !== undefined && { arrivedBy: ownership.attempt }) } };
+  return { blockers, warnings: [...tls.warnings, ...left.map(({ id, path }) => `disk ${id} (${path}) is read-only or removable: it is not copied`)], plan: { definition, disks, running: false, cold: true, features: { writeBlockingLive: false, rearm: false, ioThrottle: false }, memoryFeatures: [], defaults: {}, security: transportOf(host.config).mode, ...(ownership?.state === 'owner' && ownership.attempt !== undefined && { arrivedBy: ownership.attempt }) } };
 }
 
 /**

@@ -1,4 +1,4 @@
-import { realpathSync } from 'node:fs';
+import { existsSync, realpathSync } from 'node:fs';
 import { isAbsolute, join, relative } from 'node:path';
 import type { QmpConnection } from '../qmp/connection';
 import { QmpCommandFailed } from '../qmp/errors';
@@ -50,9 +50,15 @@ export function incomingChannel(config: HostConfig, from: string, dir = tlsFolde
 
 const tlsFolder = ({ tls, psk }: HostConfig): string => (tls ?? psk)?.dir ?? '';
 
+/** A host's TLS folder as a program in a chroot sees it, and where that is for all others. */
+export interface SeenFolder {
+  dir: string;
+  real: string;
+}
+
 /** Where a process that runs sees this host's TLS files. Throws `TlsRefused` if it cannot see them. */
 export function folderSeenBy(config: HostConfig, process: ProcessIdentity): string {
-  return folderBelow(config, rootOf(process));
+  return folderBelow(config, rootOf(process)).dir;
 }
 
 /** The root folder of a process: its chroot. */
@@ -65,13 +71,15 @@ export function rootOf({ pid }: ProcessIdentity): string {
   }
 }
 
-/** Where a process in this chroot sees this host's TLS files. Throws `TlsRefused` if it cannot see them. */
-export function folderBelow(config: HostConfig, root: string): string {
+/** The TLS folder of this host for what is in this chroot: a folder that is below it, or a copy below it under the same path. Throws `TlsRefused` if there is neither. */
+export function folderBelow(config: HostConfig, root: string): SeenFolder {
   const dir = tlsFolder(config);
-  if (dir === '' || root === '/') return dir;
-  const inside = relative(root, realpathSync(dir));
-  if (inside.startsWith('..') || isAbsolute(inside)) throw new TlsRefused(`a QEMU of ${config.name} in the chroot ${root} cannot see its TLS files in ${dir}: keep them in a folder below ${root}, and name that in ${config.tls ? 'tls.dir' : 'psk.dir'}`);
-  return join('/', inside);
+  if (dir === '' || root === '/') return { dir, real: dir };
+  const copy = join(root, dir);
+  if (existsSync(copy)) return { dir, real: copy };
+  const inside = relative(root, existsSync(dir) ? realpathSync(dir) : dir);
+  if (inside.startsWith('..') || isAbsolute(inside)) throw new TlsRefused(`a QEMU of ${config.name} in the chroot ${root} cannot see the TLS files in ${dir}: keep a copy of them in ${copy}, or choose a folder below the chroot`);
+  return { dir: join('/', inside), real: dir };
 }
 
 /** Ensures a channel's objects. They read their files now. Throws `TlsRefused` with QEMU's own words. */

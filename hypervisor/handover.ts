@@ -209,11 +209,11 @@ class HandOver {
   /** Opens the lease: resolves when the destination's agent has it durably whether the guest shall run there. */
   private async meet(run: boolean): Promise<void> {
     const { cancel, leave } = this.signals;
-    this.lease = new Lease({ ...this.plan.lease, attempt: this.plan.attempt }, run);
+    this.lease = new Lease(this.host.config, { ...this.plan.lease, name: this.plan.to, attempt: this.plan.attempt }, run);
     await this.lease.arm(run, AbortSignal.any([cancel, leave, AbortSignal.timeout(MEET_MS)])).catch(() => {
       leave.throwIfAborted();
       if (cancel.aborted) throw new GiveUp('cancelled', 'it was cancelled');
-      throw new GiveUp('peer-silent', `the agent of ${this.plan.to} did not answer on ${this.plan.lease.host} port ${this.plan.lease.port} within ${MEET_MS / 1000} s`);
+      throw new GiveUp('peer-silent', this.lease?.refused ?? `the agent of ${this.plan.to} did not answer on ${this.plan.lease.host} port ${this.plan.lease.port} within ${MEET_MS / 1000} s`);
     });
     // Said of a QEMU, or a storage daemon, that has ended: now it costs nothing, later a pause.
     void this.lease.lost(FOREVER_MS, this.giveUp.signal).then((loss) => this.abandon(loss.kind, loss.message), () => undefined);
@@ -410,7 +410,7 @@ class HandOver {
     if ((await migrationState(this.qmp)) === 'failed') return;
     this.signals.note('post-copy has begun');
     const run = sourceRecord(this.host, this.guest).wasRunning;
-    this.lease ??= new Lease({ ...this.plan.lease, attempt: this.plan.attempt }, run);
+    this.lease ??= new Lease(this.host.config, { ...this.plan.lease, name: this.plan.to, attempt: this.plan.attempt }, run);
     // A destination that has died, or runs the guest already, does not answer: its host says what became of it.
     await this.lease.arm(run, AbortSignal.timeout(MEET_MS), true).catch((error: Error) => this.signals.note(`the destination does not answer: ${error.message}`));
   }

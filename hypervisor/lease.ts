@@ -1,21 +1,27 @@
-import { createConnection, createServer, type Server, type Socket } from 'node:net';
+import type { Server, Socket } from 'node:net';
 import { createInterface } from 'node:readline';
 import { setTimeout as delay } from 'node:timers/promises';
 import type { HostConfig } from './host-config';
 import { isAddressInUse, noFreePort, portsInOrder } from './ports';
+import { connectToPeer, createPeerServer, type Peer, refusalOf } from './secure-socket';
 
 /**
  * The lease that a source holds on its destination while its guest is paused (R7): the destination's agent says every `BEAT_MS`, over
  * a TCP connection of its own, that its QEMU answers. A destination that dies or hangs is reported by nobody else: QEMU's source
- * would wait, with the guest paused, for ever (facts/qemu.md §5). Messages are JSON, one a line.
+ * would wait, with the guest paused, for ever (facts/qemu.md §5). Messages are JSON, one a line. It goes by TLS where disks and memory do, and then only
+ * the host that an attempt comes from is answered.
  */
 export const BEAT_MS = 25;
+/** Whoever is refused is not believed a moment later. */
+const REFUSED_PAUSE_MS = 1_000;
 
-type ToDestination = { attempt: string } | { run: boolean; handedOver?: true };
-type ToSource = { armed: boolean; handedOver?: true } | { beat: number } | { gone: string };
+type ToDestination = { attempt: string } | { greet: string } | { run: boolean; handedOver?: true };
+type ToSource = { armed: boolean; handedOver?: true } | { beat: number } | { gone: string } | { host: string } | { refused: string };
 
 /** What a destination's `receive` gives to the lease. */
 export interface LeaseHolder {
+  /** The host that the guest comes from: nobody else is answered. */
+  from: string;
   /** Resolves if the incoming QEMU answers; rejects with a reason if it is gone. */
   probe(): Promise<void>;
   /** Resolves when the incoming QEMU is gone: no beat is waited for to say so. */
@@ -28,20 +34,24 @@ export interface LeaseHolder {
 export class LeaseServer {
   private readonly holders = new Map<string, LeaseHolder>();
   private readonly sockets = new Set<Socket>();
-  private constructor(private readonly server: Server, readonly port: number) {}
+  private constructor(private readonly name: string, private readonly server: Server, readonly port: number) {}
 
   /** Listens on the host's address, on the port it had before if that is free, else on another of its range. */
   static async listen(config: HostConfig, preferred?: number): Promise<LeaseServer> {
     for (const port of [...(preferred ? [preferred] : []), ...portsInOrder(config.ports)]) {
-      const server = createServer();
+      const arrived: { lease?: LeaseServer } = {};
+      const server = createPeerServer(config, (socket, peer) => arrived.lease?.accept(socket, peer));
       try {
         await new Promise<void>((resolve, reject) => server.once('error', reject).listen(port, config.address, resolve));
       } catch (error) {
         if (isAddressInUse(error)) continue;
         throw error;
       }
-      const lease = new LeaseServer(server, port);
-      server.on('connection', (socket) => lease.accept(socket));
+      const lease = (arrived.lease = new LeaseServer(config.name, server, port));
+      server.on('connection', (socket) => {
+        lease.sockets.add(socket);
+        socket.once('close', () => lease.sockets.delete(socket));
+      });
       return lease;
     }
     throw noFreePort(config);
@@ -67,29 +77,37 @@ export class LeaseServer {
     await new Promise<void>((resolve) => this.server.close(() => resolve()));
   }
 
-  private accept(socket: Socket): void {
-    this.sockets.add(socket);
+  private accept(socket: Socket, peer: Peer): void {
     const closed = new AbortController();
-    socket.setNoDelay(true).on('error', () => socket.destroy()).once('close', () => {
-      this.sockets.delete(socket);
-      closed.abort();
-    });
+    socket.setNoDelay(true).on('error', () => socket.destroy()).once('close', () => closed.abort());
     const send = (message: ToSource) => socket.write(`${JSON.stringify(message)}\n`);
+    if (peer.refused !== undefined) {
+      socket.end(`${JSON.stringify({ refused: peer.refused } satisfies ToSource)}\n`);
+      return;
+    }
     let attempt: string | undefined;
     onMessages<ToDestination>(socket, (message) => {
-      if ('attempt' in message && attempt === undefined) {
+      if ('greet' in message) send(this.answer(message.greet, peer));
+      else if ('attempt' in message && attempt === undefined) {
         attempt = message.attempt;
-        void this.beat(attempt, send, closed.signal);
+        void this.beat(attempt, peer, send, closed.signal);
       } else if ('run' in message && attempt !== undefined) {
         const holder = this.holders.get(attempt);
-        holder?.arm(message.run, message.handedOver).then(() => send({ armed: message.run, ...(message.handedOver && { handedOver: true }) }), () => socket.destroy());
+        if (holder && !mayAsk(holder, peer)) socket.destroy();
+        else holder?.arm(message.run, message.handedOver).then(() => send({ armed: message.run, ...(message.handedOver && { handedOver: true }) }), () => socket.destroy());
       }
     });
   }
 
-  private async beat(attempt: string, send: (message: ToSource) => void, closed: AbortSignal): Promise<void> {
+  private answer(from: string, peer: Peer): ToSource {
+    if (peer.host !== undefined && peer.host !== from) return { refused: `it is called ${from}, and its certificate or key is for ${peer.host}` };
+    return { host: this.name };
+  }
+
+  private async beat(attempt: string, peer: Peer, send: (message: ToSource) => void, closed: AbortSignal): Promise<void> {
     for (let count = 0; !closed.aborted; count++) {
       const holder = this.holders.get(attempt);
+      if (holder && !mayAsk(holder, peer)) return void send({ refused: `the guest comes from ${holder.from}, not from ${peer.host}` });
       try {
         await holder?.probe();
         if (holder && !closed.aborted) send({ beat: count });
@@ -100,6 +118,43 @@ export class LeaseServer {
       await Promise.race([...(holder ? [holder.ended] : []), delay(BEAT_MS, undefined, { signal: closed })]).catch(() => undefined);
     }
   }
+}
+
+const mayAsk = ({ from }: LeaseHolder, { host }: Peer): boolean => host === undefined || host === from;
+
+/** Where a destination's agent is reached. */
+export interface LeasePeer {
+  /** The host's name, which it has to prove. */
+  name: string;
+  host: string;
+  port: number;
+}
+
+/**
+ * Whether the agent of a destination answers this host, by the way that a lease will go, and each believes the other. Gives the reason if not, with what
+ * to do.
+ */
+export async function greet(config: HostConfig, to: LeasePeer, timeoutMs: number): Promise<string | undefined> {
+  const late = AbortSignal.timeout(timeoutMs);
+  const at = `${to.name} on ${to.host} port ${to.port}`;
+  return await new Promise<string | undefined>((resolve) => {
+    const failed = (error: NodeJS.ErrnoException) => resolve(refusalOf(error, config, to) ?? `the agent of ${at} cannot be reached from ${config.name}: ${error.message}: see its address and ports, and the firewall`);
+    try {
+      const socket = connectToPeer(config, to, () => socket.write(`${JSON.stringify({ greet: config.name } satisfies ToDestination)}\n`));
+      const settle = (what: string | undefined) => {
+        resolve(what);
+        socket.destroy();
+      };
+      late.addEventListener('abort', () => settle(`the agent of ${at} did not answer ${config.name} within ${timeoutMs / 1000} s: see the firewall`));
+      socket.on('error', failed).once('close', () => resolve(`the agent of ${at} closed the connection of ${config.name}: see its log, and that both configurations say the same of tls, psk and insecure`));
+      onMessages<ToSource>(socket, (message) => {
+        if ('host' in message) settle(message.host === to.name ? undefined : `${to.host} port ${to.port} is ${message.host}, not ${to.name}: correct the address of ${to.name}`);
+        else if ('refused' in message) settle(`${to.name} refuses ${config.name}: ${message.refused}`);
+      });
+    } catch (error) {
+      failed(error as Error);
+    }
+  });
 }
 
 /** Why a lease is no longer good. */
@@ -114,9 +169,11 @@ export class Lease {
   private handedOver: true | undefined;
   private heardHandedOver = false;
   private closed = false;
+  /** Why the last connection was refused. */
+  private refusal: string | undefined;
   private readonly waiters = new Set<() => void>();
 
-  constructor(private readonly peer: { host: string; port: number; attempt: string }, private run: boolean) {
+  constructor(private readonly config: HostConfig, private readonly peer: LeasePeer & { attempt: string }, private run: boolean) {
     void this.keepConnected();
   }
 
@@ -156,6 +213,11 @@ export class Lease {
     return silent > limitMs ? { kind: 'peer-silent', message: `nothing heard from the destination for ${Math.round(silent)} ms` } : undefined;
   }
 
+  /** Why the destination, or this host, did not take the last connection; undefined if it just is not there. */
+  get refused(): string | undefined {
+    return this.refusal;
+  }
+
   close(): void {
     this.closed = true;
     this.socket?.destroy();
@@ -163,18 +225,21 @@ export class Lease {
 
   private async keepConnected(): Promise<void> {
     while (!this.closed) {
-      const socket = createConnection({ host: this.peer.host, port: this.peer.port }).setNoDelay(true);
-      this.socket = socket;
-      const ended = new Promise<void>((resolve) => socket.once('close', () => resolve()));
-      socket.on('error', () => socket.destroy());
-      socket.once('connect', () => {
-        this.send(socket, { attempt: this.peer.attempt });
-        this.send(socket, this.word);
-      });
-      onMessages<ToSource>(socket, (message) => this.receive(socket, message));
-      await ended;
-      if (!this.closed) await delay(BEAT_MS);
+      await this.connectOnce().catch((error: Error) => (this.refusal = refusalOf(error, this.config, this.peer)));
+      if (!this.closed) await delay(this.refusal === undefined ? BEAT_MS : REFUSED_PAUSE_MS);
     }
+  }
+
+  /** Resolves when the connection has ended; rejects with its error. */
+  private async connectOnce(): Promise<void> {
+    const socket = connectToPeer(this.config, this.peer, () => {
+      this.refusal = undefined;
+      this.send(socket, { attempt: this.peer.attempt });
+      this.send(socket, this.word);
+    }).setNoDelay(true);
+    this.socket = socket;
+    onMessages<ToSource>(socket, (message) => this.receive(socket, message));
+    await new Promise<void>((resolve, reject) => socket.on('error', (error) => (socket.destroy(), reject(error))).once('close', () => resolve()));
   }
 
   private receive(socket: Socket, message: ToSource): void {
@@ -185,7 +250,8 @@ export class Lease {
     } else if ('armed' in message) {
       this.armed = message.armed;
       this.heardHandedOver ||= message.handedOver ?? false;
-    } else this.gone = message.gone;
+    } else if ('gone' in message) this.gone = message.gone;
+    else if ('refused' in message) this.refusal = `${this.peer.name} refuses ${this.config.name}: ${message.refused}`;
     this.waiters.forEach((wake) => wake());
   }
 

@@ -14,6 +14,9 @@ import { emulatorPath } from './launch';
 import { OURS } from './ours';
 import { postCopyRefusal } from './post-copy';
 import { formatBytes } from './size';
+import { tlsOutOfReach } from './tls-access';
+import { tlsFindings } from './tls-files';
+import { modesDiffer, type SecurityMode, transportOf } from './transport';
 
 /** One disk of a guest that is to move. */
 export interface DiskPlan {
@@ -43,6 +46,8 @@ export interface GuestPlan {
   memoryFeatures: string[];
   /** The attempt that brought the guest to where it is: what proves a copy that this attempt left elsewhere to be out of date. */
   arrivedBy?: string;
+  /** How the source sends it. An agent that does not say knows plain text only. */
+  security?: SecurityMode;
   /** What the source's configuration gives for fields that a migration's input leaves out. */
   defaults: Record<string, unknown>;
 }
@@ -103,6 +108,9 @@ export async function inspectSource(host: Host, guest: string, attempt: string):
       blockers.push(`the running guest writes to ${block.device || block.qdev} (${block.inserted.file}), which its definition does not name: add it to disks`);
     }
   }
+  const tls = tlsFindings(host.config);
+  blockers.push(...tls.blockers, ...tlsOutOfReach(host.config, 'client', host.process(guest)));
+  warnings.push(...tls.warnings);
   const machine = (await qmp.execute('qom-get', { path: '/machine', property: 'type' })) as string;
   const { major, minor } = version.qemu;
   if (definition.accelerator === 'tcg' && major === 7 && minor === 2 && definition.memory % (256 * 1024) === 0) {
@@ -113,7 +121,7 @@ export async function inspectSource(host: Host, guest: string, attempt: string):
   const known = new Set(commands.map(({ name }) => name));
   const features = { writeBlockingLive: known.has('block-job-change'), rearm: known.has('blockdev-mirror'), ioThrottle: known.has('block_set_io_throttle') };
   const memoryFeatures = [...capabilities.map(({ capability }) => capability), ...Object.keys(parameters)];
-  return { blockers, warnings, plan: { definition: pinned, disks, running: status.running, features, memoryFeatures, defaults: host.config.migration, ...(ownership?.state === 'owner' && ownership.attempt !== undefined && { arrivedBy: ownership.attempt }) } };
+  return { blockers, warnings, plan: { definition: pinned, disks, running: status.running, features, memoryFeatures, defaults: host.config.migration, security: transportOf(host.config).mode, ...(ownership?.state === 'owner' && ownership.attempt !== undefined && { arrivedBy: ownership.attempt }) } };
 }
 
 /** The copy that a guest left on this host when it moved to where it is now, if the migration that moved it was ended before it was retired. */
@@ -123,7 +131,7 @@ export function leftBehind(host: Host, { definition, arrivedBy }: GuestPlan): Ow
 }
 
 /** Asks the destination everything that could stop this guest from coming. Changes nothing. */
-export async function inspectDestination(host: Host, plan: GuestPlan, attempt: string, postCopy?: true): Promise<Findings> {
+export async function inspectDestination(host: Host, plan: GuestPlan, { attempt, from, postCopy }: { attempt: string; from: string; postCopy?: true }): Promise<Findings> {
   const { definition, disks } = plan;
   const guest = definition.name;
   const blockers: string[] = [];
@@ -187,7 +195,11 @@ export async function inspectDestination(host: Host, plan: GuestPlan, attempt: s
   // Whatever else its command line names: the incoming QEMU would be refused only after the disks were copied.
   if (!plan.running && !plan.cold && (host.config.chroot ?? host.config.runAs)) blockers.push(`guest "${guest}" is paused, and ${host.name} has chroot or runAs, where a guest that arrives paused cannot open its images for its next move: let it run (cont), or move it elsewhere`);
   await collect(blockers, async () => void qemuArguments(host.config, definition, { incoming: true }));
-  return { blockers: [...new Set(blockers)], warnings: [] };
+  const { mode } = transportOf(host.config);
+  const differ = modesDiffer({ name: from, mode: plan.security }, { name: host.name, mode });
+  const tls = tlsFindings(host.config);
+  blockers.push(...(differ ? [differ] : []), ...tls.blockers, ...(plan.cold ? [] : tlsOutOfReach(host.config, 'server')));
+  return { blockers: [...new Set(blockers)], warnings: tls.warnings };
 }
 
 /** A block device is overwritten: it must be there, be large enough and be used by nobody. */

@@ -116,6 +116,7 @@ export async function run(binary: string, args: string[], signal?: AbortSignal):
   try {
     return (await execFileAsync(binary, args, { maxBuffer: 16 * 2 ** 20, ...(signal && { signal }) })).stdout;
   } catch (error) {
+    signal?.throwIfAborted();
     const { stderr, message } = error as { stderr?: string; message: string };
     throw new ProcessFailed(`${binary} ${args[0]}: ${(stderr || message).trim()}`);
   }

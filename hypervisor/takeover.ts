@@ -91,6 +91,7 @@ export async function takeOver(host: Host, lease: LeaseServer | undefined, guest
   if (marked) return await runMarked(host, guest, attempt, qmp);
   const daemon = storageDaemonProcess(host, guest);
   const release = lease?.hold(attempt, {
+    from: destinationAttempt(host, guest, attempt).from,
     ended: qmp.closed,
     probe: async () => {
       if (daemon && !host.programs.isAlive(daemon)) throw new Error(`the storage daemon of guest ${guest} on ${host.name} has ended`);

@@ -27,6 +27,13 @@ export function describeFinding({ file, problem, fix }: TlsFinding): string {
   return `${file} ${problem}: ${fix}`;
 }
 
+/** The findings as a preflight has them. */
+export function tlsFindings(config: Pick<HostConfig, 'name' | 'tls' | 'psk'>): { blockers: string[]; warnings: string[] } {
+  const found = inspectTls(config);
+  const of = (severity: TlsFinding['severity']) => found.filter((one) => one.severity === severity).map((one) => `on ${config.name}, ${describeFinding(one)}`);
+  return { blockers: of('blocker'), warnings: of('warning') };
+}
+
 /** Looks at everything about a host's TLS files that can be seen without a connection. Empty if all is well, or if the host is `insecure`. Changes nothing. */
 export function inspectTls({ name, tls, psk }: Pick<HostConfig, 'name' | 'tls' | 'psk'>, now = new Date()): TlsFinding[] {
   if (tls) return new CertificateInspection(tls.dir, name, now).run();

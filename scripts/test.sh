@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Sets the machine up if need be, then checks types, lint and behaviour. Arguments go to Jest.
+# Sets the machine up if need be, then checks types, lint, docs/api.md and behaviour. Arguments go to Jest.
 # The last line on stdout is `N passed, N failed`; it is Jest's own if Jest was reached.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -8,10 +8,21 @@ step() {
   "$@" >&2 || { echo "test: failed: $*" >&2; echo '0 passed, 1 failed'; exit 1; }
 }
 
+# docs/api.md is what typedoc makes of the code's comments.
+api_is_current() {
+  local made
+  made=$(mktemp -d)
+  npx typedoc --out "$made" && diff -u docs/api.md "$made/api.md" || { echo 'docs/api.md is not what the code says: npm run docs:api' >&2; rm -rf "$made"; return 1; }
+  rm -rf "$made"
+}
+
 step scripts/setup.sh
 VMFERRY_TEMPORAL=$(scripts/setup.sh --no-build --print-temporal 2>/dev/null)
 export VMFERRY_TEMPORAL
-step npm run --silent typecheck
+npm run --silent typecheck >&2 &
+types=$!
 step npm run --silent lint
+step wait "$types"
+step api_is_current
 # What a simulation leaves running in the tests' own process must not hold CI.
 exec npx jest --runInBand --forceExit "$@"

@@ -17,6 +17,8 @@ export interface DevOptions {
   /** Default: free ones. */
   port?: number;
   uiPort?: number;
+  /** Guests travel as plain text; without it by TLS, with certificates that are made below the folder. */
+  insecure?: boolean;
   /** Further roots of every host, such as where kernels are. */
   roots?: Record<string, string>;
   logger: Logger;
@@ -63,8 +65,10 @@ export async function startDevStack(options: DevOptions): Promise<DevStack> {
     await server.stop();
   };
   try {
-    const certificates = await ensureCertificates(join(folder, 'certs'), hosts.map((name) => ({ name })), CERTIFICATE_DAYS);
-    const configs = Object.fromEntries(certificates.map(({ host, folder: dir }) => [host, devHostConfig(folder, host, server.address, { tls: { dir }, ...(options.address && { address: options.address }) }, options.roots)]));
+    const certificates = join(folder, 'certs');
+    if (!options.insecure) await ensureCertificates(certificates, hosts.map((name) => ({ name })), CERTIFICATE_DAYS);
+    const extra = (host: string) => ({ ...(options.insecure ? { insecure: true } : { tls: { dir: join(certificates, host) } }), ...(options.address && { address: options.address }) });
+    const configs = Object.fromEntries(hosts.map((host) => [host, devHostConfig(folder, host, server.address, extra(host), options.roots)]));
     running.push(await startControlWorker({ temporal: { address: server.address, namespace: 'default' }, logger }));
     for (const config of Object.values(configs)) running.push(await startHostAgent(config, logger));
     const done = Promise.race(running.map((one) => one.done));

@@ -1,4 +1,4 @@
-import { ActivityCancellationType, type ActivityOptions, proxyActivities } from '@temporalio/workflow';
+import { ActivityCancellationType, ActivityFailure, type ActivityOptions, proxyActivities, TimeoutFailure } from '@temporalio/workflow';
 import type { destinationActivities } from '../activities/destination';
 import type { FleetActivities } from '../activities/fleet';
 import type { coldActivities } from '../activities/cold';
@@ -62,4 +62,9 @@ export function destinationHost(host: string) {
 export function anyHost(host: string) {
   const on = (options: ActivityOptions) => proxyActivities<Source & Destination & Repair>({ ...options, taskQueue: host });
   return { look: on(LOOK), glance: on(GLANCE), step: on(STEP), atLast: on(AT_LAST) };
+}
+
+/** Whether an activity ended since no agent of its host took it, or went on with it, in time. */
+export function isAway(error: unknown): boolean {
+  return error instanceof ActivityFailure && error.cause instanceof TimeoutFailure;
 }

@@ -5,7 +5,7 @@ import { approveUpdate, bringBackUpdate, changedLimits, type EvacuateHostInput, 
 import { evacuationDetails } from './evacuation-details';
 import { refuseEvacuation } from './evacuation-rules';
 import { parseInput } from './input';
-import { type MigrationResult, migrationWorkflowId, SEARCH_ATTRIBUTES } from './messages';
+import { EVACUATION, type MigrationResult, migrationWorkflowId, SEARCH_ATTRIBUTES } from './messages';
 import { migrateVm } from './migrate-vm';
 import { moveCold } from './move-cold';
 import { mayStart } from './start-order';
@@ -76,7 +76,7 @@ class Evacuation {
       await condition(allHandlersFinished);
       throw this.verdict;
     }
-    if (input.mode !== 'plan') await control.setCordon({ host: input.host, cordon: { by: 'evacuation', reason: `evacuate/${input.host}` } });
+    if (input.mode !== 'plan') await control.setCordon({ host: input.host, cordon: { by: EVACUATION, reason: `evacuate/${input.host}` } });
     this.verdict = 'accepted';
     if (input.mode === 'plan') {
       status.phase = 'done';

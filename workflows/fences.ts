@@ -1,5 +1,5 @@
-import { ActivityFailure, ApplicationFailure, CancellationScope, condition, setHandler, TimeoutFailure } from '@temporalio/workflow';
-import { anyHost } from './activities';
+import { ApplicationFailure, CancellationScope, condition, setHandler } from '@temporalio/workflow';
+import { anyHost, isAway } from './activities';
 import { confirmFencedUpdate, type DecisionRecord, type Fence, fenceSchema, type HostWait } from './messages';
 
 /** The host was confirmed fenced: it will not answer, and its copy is never started. */
@@ -79,7 +79,7 @@ export class Fences {
 /** Whether the agent of a host takes a task now: within 10 s, or at a `glance` within 2 s. */
 export async function answers(host: string, guest: string, how: 'look' | 'glance' = 'look'): Promise<boolean> {
   return await anyHost(host)[how].inspectCopy({ guest }).then(() => true, (error: unknown) => {
-    if (error instanceof ActivityFailure && error.cause instanceof TimeoutFailure) return false;
+    if (isAway(error)) return false;
     throw error;
   });
 }

@@ -9,6 +9,7 @@ import { leftoverWorkflowId } from './messages';
 export type UndoneThere =
   | { at: 'source'; do: 'removeMirrors'; destinationDestroyed: boolean; instead?: Instead }
   | { at: 'source'; do: 'retireSource'; sourceDisks: 'keep' | 'wipe'; keepHours: number }
+  | { at: 'source'; do: 'stayCold'; destinationDiscarded: boolean }
   | { at: 'destination'; do: 'discardDestination' | 'settleDestination' }
   /** It was confirmed fenced, and another copy runs instead of its own. */
   | { at: 'destination'; do: 'retireFenced' };
@@ -33,6 +34,8 @@ export async function finishCleanup(leftover: Leftover): Promise<void> {
       return await sourceHost(ref.from).atLast.removeMirrors({ ...ref, destinationDestroyed: leftover.destinationDestroyed, ...(leftover.instead && { instead: leftover.instead }) });
     case 'retireSource':
       return await sourceHost(ref.from).atLast.retireSource({ ...ref, sourceDisks: leftover.sourceDisks, keepHours: leftover.keepHours });
+    case 'stayCold':
+      return await sourceHost(ref.from).atLast.stayCold({ ...ref, destinationDiscarded: leftover.destinationDiscarded });
     case 'discardDestination':
       return await destinationHost(ref.to).atLast.discardDestination(ref);
     case 'settleDestination':

@@ -2,7 +2,7 @@ import { allHandlersFinished, ApplicationFailure, condition, continueAsNew, setH
 import { control } from './activities';
 import { refuseReservation, slotsOf } from './capacity';
 import { type Slots, slotsSchema } from './fleet';
-import { cordonUpdate, DEPLOYMENT, type HostReport, type HostState, hostQuery, type Reservation, releaseUpdate, reportSignal, reserveUpdate, setSlotsUpdate } from './messages';
+import { cordonUpdate, DEPLOYMENT, EVACUATION, type HostReport, type HostState, hostQuery, type Reservation, releaseUpdate, reportSignal, reserveUpdate, setSlotsUpdate } from './messages';
 
 /** How often reservations of workflows that have ended without releasing them, as one that was terminated, are looked for. */
 const LOOK = '1 minute';
@@ -44,6 +44,8 @@ export async function host(name: string, last?: HostState): Promise<void> {
     cordonUpdate,
     ({ cordon }) => {
       const host = { ...known() };
+      // A person's word stays: it may be about more than this evacuation.
+      if (cordon?.by === EVACUATION && host.cordoned && host.cordoned.by !== EVACUATION) return;
       delete host.cordoned;
       state = cordon ? { ...host, cordoned: { ...cordon, at: new Date().toISOString() } } : host;
     },

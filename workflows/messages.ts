@@ -234,7 +234,9 @@ export const reportSignal = defineSignal<[HostReport]>('report');
 /** Rejects with `NoSlot`, `MigrationRefused` or `HostUnreachable` if the host cannot give it now. */
 export const reserveUpdate = defineUpdate<void, [Reservation]>('reserve');
 export const releaseUpdate = defineUpdate<void, [{ workflowId: string; runId: string }]>('release');
-/** Without `cordon` the host is uncordoned. */
+/** Who cordons a host that is being emptied. */
+export const EVACUATION = 'evacuation';
+/** Without `cordon` the host is uncordoned. A cordon `by` an evacuation does not replace a person's. */
 export const cordonUpdate = defineUpdate<void, [{ cordon?: { by: string; reason: string } }]>('cordon');
 /** Without `slots` those of its configuration apply again. */
 export const setSlotsUpdate = defineUpdate<void, [{ slots?: Partial<Slots> }]>('setSlots');

@@ -1,10 +1,10 @@
-import { ActivityFailure, ApplicationFailure, allHandlersFinished, CancellationScope, CancelledFailure, condition, log, patched, setCurrentDetails, setHandler, sleep, TimeoutFailure, upsertSearchAttributes, workflowInfo } from '@temporalio/workflow';
+import { ApplicationFailure, allHandlersFinished, CancellationScope, CancelledFailure, condition, log, patched, setCurrentDetails, setHandler, sleep, upsertSearchAttributes, workflowInfo } from '@temporalio/workflow';
 import type { MigrationRef } from '../activities/context';
 import type { HandOverPlan, HandOverResult } from '../hypervisor/handover';
 import type { MirrorTarget } from '../hypervisor/mirrors';
-import type { GuestPlan } from '../hypervisor/preflight';
+import type { Findings, GuestPlan } from '../hypervisor/preflight';
 import type { Exports } from '../hypervisor/storage-daemon';
-import { control, controlPatiently, destinationHost, sourceHost } from './activities';
+import { control, controlPatiently, destinationHost, isAway, sourceHost } from './activities';
 import { ConvergenceLoop } from './convergence-loop';
 import { currentDetails } from './details';
 import { Fences } from './fences';
@@ -97,8 +97,9 @@ class Round {
   private async preflight(): Promise<GuestPlan> {
     const { ref } = this;
     const here = await reachable(ref.from, this.source.look.inspectSource(ref));
-    const there = here.plan ? await reachable(ref.to, this.destination.look.inspectDestination({ ...ref, plan: here.plan, ...(this.asked(here.plan).postCopy && { postCopy: true }) })) : { blockers: [], warnings: [] };
+    const there = here.plan ? await reachable(ref.to, this.destination.look.inspectDestination({ ...ref, plan: here.plan, ...(this.asked(here.plan).postCopy && { postCopy: true }) })) : NO_FINDINGS;
     const blockers = [...here.blockers, ...there.blockers];
+    if (blockers.length === 0) blockers.push(...(await greeted(ref, here.plan, there, this.source)));
     if (blockers.length > 0 || !here.plan) throw refused(ref.guest, ref.to, blockers);
     this.request = this.asked(here.plan);
     this.status.warnings = [...here.warnings, ...there.warnings, ...ignoredSettings(qemuMemorySettings(this.request), here.plan.memoryFeatures)];
@@ -216,7 +217,7 @@ class Round {
   }
 
   /** A step of the cleanup; if its host is away, it is done when the host returns, by a workflow of its own. */
-  private async atLast(leftover: Exclude<UndoneThere, { do: 'retireFenced' }>): Promise<void> {
+  private async atLast(leftover: Exclude<UndoneThere, { do: 'retireFenced' | 'stayCold' }>): Promise<void> {
     const { ref, fences } = this;
     const all = { ...ref, ...leftover };
     // What has arrived there is not the guest any more; and what has not may be all that is left of one whose source is fenced.
@@ -233,7 +234,7 @@ class Round {
           return await this.destination.undo[all.do](ref);
       }
     } catch (error) {
-      if (!(error instanceof ActivityFailure && error.cause instanceof TimeoutFailure)) throw error;
+      if (!isAway(error)) throw error;
       await this.later(leftover);
     }
   }
@@ -304,12 +305,22 @@ export async function reachable<T>(host: string, look: Promise<T>): Promise<T> {
   try {
     return await look;
   } catch (error) {
-    if (error instanceof ActivityFailure && error.cause instanceof TimeoutFailure) {
+    if (isAway(error)) {
       throw ApplicationFailure.nonRetryable(`the agent of host ${host} does not answer: start it, or check that its Temporal address and the host's name are right. Nothing was changed`, 'HostUnreachable');
     }
     throw error;
   }
 }
+
+/** Over TLS a certificate that the other end does not believe is found before anything is made. Gives the blockers. */
+export async function greeted(ref: MigrationRef, plan: GuestPlan | undefined, { lease }: { lease?: { host: string; port: number } }, source: ReturnType<typeof sourceHost>): Promise<string[]> {
+  // Older agents say neither.
+  if (!lease || (plan?.security ?? 'insecure') === 'insecure') return [];
+  return (await reachable(ref.from, source.look.greetDestination({ ...ref, lease }))).blockers;
+}
+
+/** Nobody was asked. */
+export const NO_FINDINGS: Findings & { lease?: { host: string; port: number } } = { blockers: [], warnings: [] };
 
 export function mirrorTargets(plan: GuestPlan, exports: Exports): MirrorTarget[] {
   return plan.disks.map(({ id, device, sizeBytes }) => ({ id, device, sizeBytes, host: exports.host, port: exports.port, exportName: exports.names[id]! }));

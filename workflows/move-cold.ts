@@ -1,11 +1,12 @@
 import { CancellationScope, log, setCurrentDetails, setHandler, upsertSearchAttributes, workflowInfo } from '@temporalio/workflow';
 import type { MigrationRef } from '../activities/context';
 import type { GuestPlan } from '../hypervisor/preflight';
-import { control, controlPatiently, destinationHost, sourceHost } from './activities';
+import { control, controlPatiently, destinationHost, isAway, sourceHost } from './activities';
 import { currentDetails } from './details';
+import { leaveForLater, type Leftover } from './finish-cleanup';
 import { parseInput } from './input';
 import { type MigrationResult, type MigrationStatus, type MoveColdInput, moveColdSchema, SEARCH_ATTRIBUTES, statusQuery } from './messages';
-import { mirrorTargets, reachable, refused, rootOf } from './migrate-vm';
+import { greeted, mirrorTargets, NO_FINDINGS, reachable, refused, rootOf } from './migrate-vm';
 import type { Phase } from './phases';
 
 /**
@@ -43,17 +44,15 @@ export async function moveCold(raw: MoveColdInput): Promise<MigrationResult> {
     enter('prepare');
     let discarded = false;
     undos.push(async () => {
-      await destination.undo.discardDestination(ref);
-      discarded = true;
+      await destination.undo.discardDestination(ref).then(() => void (discarded = true), ifAway({ ref, at: 'destination', do: 'discardDestination' }));
     });
     await destination.step.prepareDestination({ ...ref, plan });
     enter('export');
-    undos.push(() => destination.undo.stopExports(ref));
     const { bandwidthBytesPerSecond } = request;
     const targets = mirrorTargets(plan, await destination.step.exportDisks({ ...ref, plan, ...(bandwidthBytesPerSecond !== undefined && { bandwidthBytesPerSecond }) }));
     enter('mirror');
     // Runs last of the undos: only then it is known whether the destination's copy is gone.
-    undos.unshift(() => source.undo.stayCold({ ...ref, destinationDiscarded: discarded }));
+    undos.unshift(() => source.undo.stayCold({ ...ref, destinationDiscarded: discarded }).catch(ifAway({ ref, at: 'source', do: 'stayCold', destinationDiscarded: discarded })));
     await source.copy.copyStopped({ ...ref, plan, targets });
 
     return await CancellationScope.nonCancellable(async () => {
@@ -76,10 +75,19 @@ export async function moveCold(raw: MoveColdInput): Promise<MigrationResult> {
   }
 }
 
+/** What a host that is away leaves undone is done when it returns. */
+function ifAway(leftover: Leftover): (error: unknown) => Promise<void> {
+  return async (error) => {
+    if (!isAway(error)) throw error;
+    await leaveForLater(leftover);
+  };
+}
+
 async function preflight(source: ReturnType<typeof sourceHost>, destination: ReturnType<typeof destinationHost>, ref: MigrationRef, status: MigrationStatus): Promise<GuestPlan> {
   const here = await reachable(ref.from, source.look.inspectStopped(ref));
-  const there = here.plan ? await reachable(ref.to, destination.look.inspectDestination({ ...ref, plan: here.plan })) : { blockers: [], warnings: [] };
+  const there = here.plan ? await reachable(ref.to, destination.look.inspectDestination({ ...ref, plan: here.plan })) : NO_FINDINGS;
   const blockers = [...here.blockers, ...there.blockers];
+  if (blockers.length === 0) blockers.push(...(await greeted(ref, here.plan, there, source)));
   if (blockers.length > 0 || !here.plan) throw refused(ref.guest, ref.to, blockers);
   status.warnings = [...here.warnings, ...there.warnings];
   return here.plan;

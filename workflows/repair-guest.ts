@@ -1,7 +1,8 @@
-import { ActivityFailure, allHandlersFinished, ApplicationFailure, CancellationScope, condition, isCancellation, setCurrentDetails, setHandler, sleep, TimeoutFailure, upsertSearchAttributes } from '@temporalio/workflow';
-import { anyHost, control } from './activities';
+import { allHandlersFinished, ApplicationFailure, CancellationScope, condition, isCancellation, setCurrentDetails, setHandler, sleep, upsertSearchAttributes } from '@temporalio/workflow';
+import { anyHost, control, destinationHost, isAway, sourceHost } from './activities';
 import { cell, waitDetails } from './details';
 import { Fences } from './fences';
+import { allPages } from './last-pages';
 import { leaveForLater, type UndoneThere } from './finish-cleanup';
 import { repairGuestSchema, type RepairGuestInput, type RepairResult, type RepairStatus, repairStatusQuery, SEARCH_ATTRIBUTES } from './messages';
 import { decideRepair, describeCopy, keyOf, type Known, type Look, type RepairDecision, type RepairStep } from './repair';
@@ -9,6 +10,8 @@ import { innermost } from './steering';
 
 /** How long a destination may take to load what was handed over. */
 const ARRIVAL_MS = 30_000;
+/** For how long a broken post-copy is tried to be mended. */
+const RECOVER_MS = 60_000;
 /** Hosts are looked at one beside the other, and a guest may move between two looks: what makes no sense is looked at again. */
 const LOOK_AGAIN_MS = 3_000;
 const UNCLEAR_LOOKS = 3;
@@ -82,7 +85,7 @@ class Repair {
       names.map(async (host): Promise<[string, Look]> => {
         const lastSaid = this.lastSaid.get(host);
         const copy = await anyHost(host)[this.away.has(host) ? 'glance' : 'look'].inspectCopy({ guest: this.guest }).catch((error: unknown) => {
-          if (isAwayError(error)) return undefined;
+          if (isAway(error)) return undefined;
           throw error;
         });
         return [host, copy ? { answers: true, copy } : { answers: false, ...(lastSaid !== undefined && { lastSaid }) }];
@@ -123,7 +126,12 @@ class Repair {
     } catch (error) {
       if (isCancellation(error)) throw error;
       const type = innermost(error).type ?? '';
-      if (!isAwayError(error) && !['OwnershipUnknown', 'GuestStateError', 'GuestGone', 'DestinationDied'].includes(type)) throw error;
+      // It is the guest all the same, and may be started.
+      if (type === 'PostCopyLost' && step.do === 'reviveSource') {
+        this.status.done.push({ host, step: step.do, why: innermost(error).message });
+        return true;
+      }
+      if (!isAway(error) && !['OwnershipUnknown', 'GuestStateError', 'GuestGone', 'DestinationDied'].includes(type)) throw error;
       return false;
     }
   }
@@ -139,6 +147,8 @@ class Repair {
       case 'receive':
         this.awaited.push(keyOf(ref));
         return await this.receive(step);
+      case 'bringPages':
+        return await this.bringPages(step);
       case 'destroyIncoming':
         await on.destroyIncoming(ref);
         return;
@@ -170,6 +180,12 @@ class Repair {
     await arrival;
   }
 
+  /** Throws `PostCopyLost` if the rest of the memory cannot be had. */
+  private async bringPages({ ref }: RepairStep): Promise<void> {
+    const tell = (what: string, why: string) => void this.status.decisions.push({ at: new Date().toISOString(), by: 'policy', what, why });
+    await allPages(sourceHost(ref.from), destinationHost(ref.to), ref, () => false, this.fences, { recoverMs: RECOVER_MS, tell });
+  }
+
   private result(outcome: RepairResult['outcome'], { owner, state, left = [] }: { owner?: string; state?: string; left?: string[] }): RepairResult {
     const { found, done, decisions } = this.status;
     return { vm: this.guest, outcome, ...(owner !== undefined && { owner }), ...(state !== undefined && { state }), found, done, left, decisions };
@@ -192,10 +208,6 @@ function leftoverOf(step: RepairStep): UndoneThere {
     default:
       throw ApplicationFailure.nonRetryable(`${step.do} cannot be left to ${step.host}, which is away`, 'OwnershipUnknown');
   }
-}
-
-function isAwayError(error: unknown): boolean {
-  return error instanceof ActivityFailure && error.cause instanceof TimeoutFailure;
 }
 
 /** What the Temporal UI shows of a repair, Markdown. */

@@ -20,7 +20,7 @@ export interface Known {
 
 /** One thing to do on one host, by an activity that is idempotent and looks again before it acts. One on a host that is away is done when it returns. */
 export type RepairStep = { host: string; ref: MigrationRef; why: string } & (
-  | { do: 'sourceState' | 'receive' | 'destroyIncoming' | 'discardDestination' | 'settleDestination' | 'retireFenced' | 'tidyCopy' }
+  | { do: 'sourceState' | 'receive' | 'bringPages' | 'destroyIncoming' | 'discardDestination' | 'settleDestination' | 'retireFenced' | 'tidyCopy' }
   | { do: 'reviveSource'; instead?: Instead }
   | { do: 'removeMirrors'; destinationDestroyed: boolean; instead?: Instead }
   | { do: 'retireSource'; keepHours: number }
@@ -79,6 +79,10 @@ function withOwner(known: Known, owner: string, replaced: string[]): RepairDecis
   const keepHours = own.qemu ? KEEP_HOURS : KEEP_LONG_HOURS;
   if (own.attempt) {
     const ref = { guest, attempt: own.attempt.attempt, from: own.attempt.peer, to: owner };
+    if (lacksPages(known, own, ref.from)) {
+      if (isSilent(known, ref.from)) return { kind: 'wait', hosts: [ref.from], why: `guest ${guest} runs on ${owner} and may lack pages of its memory that only ${ref.from} has (post-copy)` };
+      return act({ do: 'bringPages', host: owner, ref, why: `it runs here without all of its memory: ${ref.from} sends the rest, or it is lost as a running one` });
+    }
     if (isAway(known, ref.from)) steps.push({ do: 'retireSource', host: ref.from, ref, keepHours, why: `the guest arrived on ${owner}: the copy that it left is out of date` });
     steps.push({ do: 'settleDestination', host: owner, ref, why: 'the guest arrived here, and nobody has said so' });
   } else if (own.guard || own.storageDaemon || (own.qemu?.answers && own.qemu.ours.length > 0)) {
@@ -148,7 +152,7 @@ function lastHandedOver(known: Known, source: string): RepairDecision {
   const act = (...steps: RepairStep[]): RepairDecision => ({ kind: 'act', steps });
   if (here.qemu?.answers === false) return unclear(`the QEMU of guest ${guest} on ${source} does not answer (${here.qemu.problem}): free its monitor, or end it`);
   if (here.qemu && !known.rested.includes(keyOf(ref))) return act({ do: 'sourceState', host: source, ref, why: 'only its QEMU can say whether everything was handed over' });
-  const fate: SourceFate | undefined = !here.qemu ? 'gone' : here.qemu.outgoing === 'completed' ? 'completed' : undefined;
+  const fate: SourceFate | undefined = !here.qemu ? 'gone' : here.qemu.outgoing === 'completed' || sendsPages(here) ? 'completed' : undefined;
   if (!fate) return unclear(`the copy of guest ${guest} on ${source} is marked as handed over, and its QEMU says neither that it was nor that it was not (${describeCopy(here)}): look again`);
 
   const there = copyOn(known, to);
@@ -235,9 +239,16 @@ function hostsWhere(known: Known, is: (copy: CopyReport, host: string) => boolea
   });
 }
 
-/** Whether the destination of a post-copy may need memory of this copy still. */
+/** Whether its QEMU is one end of a post-copy that is under way: `query-migrate` says the same at both. */
 function sendsPages({ qemu }: CopyReport): boolean {
   return qemu?.answers === true && (qemu.outgoing === 'post-copy' || qemu.outgoing === 'post-copy-paused');
+}
+
+/** Whether the guest runs here, come by post-copy, and memory of it is missing. A QEMU that waits for a page may not answer: then it may be so. */
+function lacksPages(known: Known, own: CopyReport, from: string): boolean {
+  if (own.qemu?.answers) return sendsPages(own);
+  const there = copyOn(known, from);
+  return own.qemu !== undefined && (there ? sendsPages(there) : isAway(known, from));
 }
 
 /** Hosts that nobody knows count as away: they have no agent. */

@@ -1,9 +1,9 @@
-import { ActivityFailure, ApplicationFailure, CancellationScope, condition, isCancellation, patched, sleep, TimeoutFailure } from '@temporalio/workflow';
+import { ApplicationFailure, CancellationScope, condition, isCancellation, patched, sleep } from '@temporalio/workflow';
 import type { MigrationRef } from '../activities/context';
 import type { HandOverPlan, HandOverResult } from '../hypervisor/handover';
 import type { Instead } from '../hypervisor/guest-store';
 import type { TakeOverResult } from '../hypervisor/takeover';
-import type { destinationHost, sourceHost } from './activities';
+import { type destinationHost, isAway, type sourceHost } from './activities';
 import { answers, FENCED, type Fences } from './fences';
 import { allPages } from './last-pages';
 import { decideOwner, type DestinationFate, type SourceFate } from './ownership';
@@ -46,7 +46,7 @@ export async function switchOver(source: ReturnType<typeof sourceHost>, destinat
   return await CancellationScope.nonCancellable(async () => {
     const switched = await whoseItIs();
     if (switched.where === 'source' || !handOver.settings.postCopy) return switched;
-    await allPages(source, destination, ref, () => left?.source === 'post-copy', mending);
+    await allPages(source, destination, ref, () => left?.source === 'post-copy', fences, mending);
     if (!leftOver) await Promise.race([leaving, sleep(SOURCE_SAYS_MS, { summary: 'the last page has come; what its source says of the pause' })]);
     return { ...switched, left };
   });
@@ -167,6 +167,6 @@ export async function switchOver(source: ReturnType<typeof sourceHost>, destinat
 
 /** The guest runs on at the source whether or not its destination can be reached: the undo sees to that one. */
 function unreachable(error: unknown): { destroyed: boolean } {
-  if (isCancellation(error) || (error instanceof ActivityFailure && error.cause instanceof TimeoutFailure)) return { destroyed: true };
+  if (isCancellation(error) || isAway(error)) return { destroyed: true };
   throw error;
 }

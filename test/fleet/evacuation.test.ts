@@ -54,13 +54,15 @@ describe('a plan', () => {
     expect(lab.where('web')).toEqual(['host-b']);
   });
 
-  test('that is cancelled before it is approved moves nothing', async () => {
+  test('that is cancelled before it is approved moves nothing, and leaves the word of a person who had cordoned the host', async () => {
     await lab.put('host-a', 'web');
+    await lab.cordon('host-a', { by: 'ann', reason: 'a disk fails' });
     const evacuation = await lab.evacuate({ host: 'host-a', mode: 'approve' });
     await lab.untilStatus('host-a', ({ phase }) => phase === 'waiting-for-approval');
     await evacuation.cancel();
     expect(await evacuation.result()).toMatchObject({ outcome: 'cancelled', moved: [], stayed: [{ guest: 'web', reasons: ['it was cancelled'] }] });
     expect(lab.steps).toEqual([]);
+    expect((await lab.entity('host-a')).cordoned).toMatchObject({ by: 'ann', reason: 'a disk fails' });
   });
 });
 

@@ -3,7 +3,7 @@ import { execFile } from 'node:child_process';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 import type { RepairResult } from '../../workflows/messages';
-import { expectClean, expectRuns, expectWhole } from '../support/expect';
+import { eventually, expectClean, expectRuns, expectWhole } from '../support/expect';
 import { Lab } from '../support/lab';
 import { guardProcesses } from '../support/leftovers';
 import { QmpTap } from '../support/qmp-tap';
@@ -38,15 +38,6 @@ async function losePowerAtTheEnd(name: string): Promise<void> {
     kill(guardProcesses(join(lab.folder, 'host-b')));
     void lab.sourceCompleted('host-a', name).then(() => kill(lab.processes('host-b'))).then(resolve, reject);
   }));
-}
-
-async function eventually<T>(look: () => Promise<T | undefined>, timeoutMs = 60_000): Promise<T> {
-  for (const until = Date.now() + timeoutMs; Date.now() < until; ) {
-    const found = await look();
-    if (found !== undefined) return found;
-    await new Promise((resolve) => setTimeout(resolve, 100));
-  }
-  throw new Error('it did not come to pass');
 }
 
 test('a destination that is gone after everything was handed over: the migration shows that it waits; confirmed fenced, the source runs, and the other copy is retired when that host returns', async () => {

@@ -1,8 +1,9 @@
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
-import { expectClean, expectRuns, expectWhole } from '../support/expect';
+import { eventually, expectClean, expectRuns, expectWhole } from '../support/expect';
 import { Lab } from '../support/lab';
+import { guardProcesses } from '../support/leftovers';
 import { cutPages, INPUT, NEVER, paceOfPostCopy } from '../support/never-converging';
 import { QmpTap } from '../support/qmp-tap';
 
@@ -23,6 +24,13 @@ afterAll(async () => {
 
 const ownership = (host: string, name: string) => JSON.parse(readFileSync(join(lab.config(host).stateDir, 'guests', name, 'ownership.json'), 'utf8')) as { state: string };
 const pidOf = (host: string, name: string, file = 'qemu.pid') => Number.parseInt(readFileSync(lab.runFile(host, name, file), 'utf8'), 10);
+
+/** Resolves when the guest runs at the destination, and pages of it are asked for. */
+function runsThere(): Promise<void> {
+  return new Promise((resolve) => tap.before('host-b', 'query-migrate', () => {
+    if (tap.sent.some(({ command, path }) => command === 'cont' && path.includes('/host-b/'))) resolve();
+  }));
+}
 
 const root = process.getuid!() === 0;
 if (!root) console.log('skipped: tests that cut connections need root');
@@ -92,6 +100,47 @@ test('R5: a destination that dies with all pages before the guest ran there cost
   await expectRuns(lab, 'host-a', 'whole');
   await expectWhole(guest);
   await expectClean(lab, { 'host-a': ['whole'] });
+}, 120_000);
+
+test('a host that is gone while pages come to it: the migration waits for it, and for a person; confirmed fenced, the guest may be started where it left', async () => {
+  await lab.boot('host-a', 'taken', NEVER);
+  paceOfPostCopy(lab, tap, 'taken', 4_000_000);
+  const runs = runsThere();
+  const migration = await lab.client.migrate({ vm: 'taken', to: 'host-b', ...INPUT, stallSeconds: 5, postCopy: true });
+  const ended = migration.result().then(() => 'moved', (error: Error) => error);
+  await runs;
+  await lab.stopAgent('host-b');
+  for (const one of [...guardProcesses(join(lab.folder, 'host-b')), ...lab.processes('host-b')]) process.kill(Number.parseInt(one, 10), 'SIGKILL');
+  await eventually(async () => (await migration.status())?.waitsFor?.find(({ host }) => host === 'host-b'));
+  await lab.client.confirmFenced({ vm: 'taken', host: 'host-b', author: 'test', reason: 'pulled the plug' });
+  expect(await ended).toMatchObject({ type: 'PostCopyLost', message: expect.stringMatching(/host-b, where it ran, was confirmed fenced.*Its disks on host-a are whole, as they were when it left: start it here/) });
+  await lab.client.onHost('host-a', 'startGuest', { guest: 'taken' });
+  await expectRuns(lab, 'host-a', 'taken');
+  await lab.startAgent('host-b');
+  await eventually(async () => ((await lab.client.leftovers()).length === 0 ? true : undefined));
+  expect(await lab.leftovers('host-a', ['taken'])).toEqual([]);
+  // It ran there: what only that host has is kept.
+  expect(await lab.leftovers('host-b', [])).toEqual([expect.stringContaining('image taken-0.raw.kept-'), expect.stringContaining('image taken-1.raw.kept-')]);
+}, 150_000);
+
+asRoot('a migration that is terminated while pages come, and then its connection breaks: a repair brings the rest, and the guest is whole', async () => {
+  const guest = await lab.boot('host-a', 'brought', NEVER);
+  paceOfPostCopy(lab, tap, 'brought', 3_000_000);
+  const runs = runsThere();
+  await lab.client.migrate({ vm: 'brought', to: 'host-b', ...INPUT, postCopy: true });
+  const over = new AbortController();
+  const followed = lab.follow('brought', 'host-b', over.signal);
+  await runs;
+  await lab.client.temporal.workflow.getHandle('migrate/brought').terminate('a test of repair');
+  cutPages(lab, 'brought');
+  const { outcome, owner, done, decisions } = await (await lab.client.repair('brought')).result();
+  expect({ outcome, owner, steps: done.map(({ host, step }) => `${step} ${host}`) }).toEqual({ outcome: 'repaired', owner: 'host-b', steps: ['bringPages host-b', 'settleDestination host-b', 'retireSource host-a'] });
+  expect(decisions.map(({ what }) => what)).toEqual(['mends post-copy', 'post-copy']);
+  over.abort();
+  await followed;
+  await expectWhole(guest);
+  expect(await lab.leftovers('host-b', ['brought'])).toEqual([]);
+  expect(await lab.leftovers('host-a', [])).toEqual([expect.stringContaining('image brought-0.raw.kept-'), expect.stringContaining('image brought-1.raw.kept-')]);
 }, 120_000);
 
 test('R8: agents that stop and start again while pages come change nothing: the last page comes, and the source is retired only then', async () => {

@@ -11,6 +11,7 @@ const since = '2026-01-01T00:00:00Z';
 const qemu = (over: Partial<QemuReport & { answers: true }> = {}): QemuReport => ({ answers: true, runState: 'running', running: true, outgoing: 'none', ours: [], ...over });
 const POSTMIGRATE = qemu({ runState: 'postmigrate', running: false, outgoing: 'completed' });
 const PAGES = qemu({ runState: 'postmigrate', running: false, outgoing: 'post-copy' });
+const LACKS = qemu({ outgoing: 'post-copy' });
 const INCOMING = qemu({ runState: 'inmigrate', running: false });
 const copy = (over: Partial<CopyReport>): Look => ({ answers: true, copy: { ...NOTHING, defined: true, ...over } });
 const owner = (over: Partial<CopyReport> = {}) => copy({ ownership: { state: 'owner', since }, qemu: qemu(), ...over });
@@ -51,6 +52,12 @@ describe('one by one', () => {
     ['arrived by post-copy, and its source sends pages still', known({ [A]: handedOver(B, { qemu: PAGES }), [B]: arrived(A) }), 'settleDestination host-b'],
     ['… and settled there', known({ [A]: handedOver(B, { qemu: PAGES }), [B]: copy({ ownership: { state: 'owner', since, attempt: 'one' }, qemu: qemu() }) }), 'settled host-b, left 1'],
     ['… its connection broken', known({ [A]: handedOver(B, { qemu: qemu({ runState: 'postmigrate', running: false, outgoing: 'post-copy-paused' }) }), [B]: arrived(A) }), 'settleDestination host-b'],
+    ['… and pages are missing there', known({ [A]: handedOver(B, { qemu: PAGES }), [B]: arrived(A, { qemu: LACKS }) }), 'bringPages host-b'],
+    ['… and it waits for one, so its monitor is silent', known({ [A]: handedOver(B, { qemu: PAGES }), [B]: arrived(A, { qemu: { answers: false, problem: 'silent' } }) }), 'bringPages host-b'],
+    ['… and the source is away: its QEMU must not be ended when it returns', known({ [A]: away('handed over to host-b'), [B]: arrived(A, { qemu: LACKS }) }), 'wait host-a'],
+    ['… and the source was confirmed fenced: the guest is lost as a running one', known({ [A]: away('handed over to host-b'), [B]: arrived(A, { qemu: LACKS }) }, { fenced: [A] }), 'bringPages host-b'],
+    ['… and the destination is away', known({ [A]: handedOver(B, { qemu: PAGES }), [B]: away() }), 'wait host-b'],
+    ['… and the destination was confirmed fenced', known({ [A]: handedOver(B, { qemu: PAGES }), [B]: away() }, { fenced: [B] }), 'reviveSource host-a, removeMirrors host-a, retireFenced host-b'],
     ['… and it crashed there: nobody needs the pages', known({ [A]: handedOver(B, { qemu: PAGES }), [B]: arrived(A, { qemu: undefined as never }) }), 'settleDestination host-b, retireSource host-a'],
     ['a copy on a third host that was passed on', known({ [A]: none, [B]: copy({ ownership: { state: 'owner', since, attempt: 'two' }, qemu: qemu() }), c: handedOver(A, {}, 'old') }), 'retireSource c'],
     ['a copy on a third host that nothing leads from to the guest', known({ [A]: owner(), [B]: none, c: handedOver('d', {}, 'old') }), 'settled host-a, left 1'],

@@ -17,3 +17,13 @@ export async function expectClean(lab: Lab, where: Record<string, string[]>): Pr
 export async function expectRuns(lab: Lab, host: string, name: string): Promise<void> {
   expect(await lab.look(host, name, async (qmp) => await qmp.execute('query-status'))).toMatchObject({ status: 'running' });
 }
+
+/** What a look gives, as soon as it gives something. */
+export async function eventually<T>(look: () => Promise<T | undefined>, timeoutMs = 60_000): Promise<T> {
+  for (const until = Date.now() + timeoutMs; Date.now() < until; ) {
+    const found = await look();
+    if (found !== undefined) return found;
+    await new Promise((resolve) => setTimeout(resolve, 100));
+  }
+  throw new Error('it did not come to pass');
+}

@@ -57,6 +57,9 @@ export async function leftovers(folder: string, { runDir, stateDir, ports }: Pla
       for (const one of await qmp.execute('query-block-exports')) found.push(`export ${one.id} in ${name}`);
       const tops = (await qmp.execute('query-block')).map(({ inserted }) => inserted?.['node-name']);
       for (const node of await qmp.execute('query-named-block-nodes', { flat: true })) if (/vmferry/.test(node['node-name'] ?? '') || /^nbd/.test(node.drv)) found.push(`node ${node['node-name']} in ${name}${tops.includes(node['node-name']) ? ', on top of a disk' : ''}`);
+      for (const object of await qmp.execute('qom-list', { path: '/objects' })) if (/vmferry/.test(object.name)) found.push(`object ${object.name} in ${name}`);
+      const { 'tls-creds': creds } = await qmp.execute('query-migrate-parameters');
+      if (creds) found.push(`tls-creds ${creds} of the migration of ${name}`);
       for (const { inserted, qdev } of await qmp.execute('query-block')) if (inserted && (inserted.bps_wr > 0 || inserted.group === 'vmferry')) found.push(`a throttle on ${qdev} of ${name}`);
     } finally {
       qmp.close();
