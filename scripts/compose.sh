@@ -10,4 +10,4 @@ scripts/compose-setup.sh
 echo "compose: running test/compose" >&2
 exec unshare --net --mount --pid --fork --kill-child --mount-proc -- bash -c '
   ip link set lo up
-  exec scripts/with-dockerd.sh -- npx jest --testMatch "**/test/compose/*.test.ts" --testPathIgnorePatterns /node_modules/ --runInBand "$@"' compose "$@"
+  exec scripts/with-dockerd.sh -- npx jest --testMatch "**/test/compose/*.test.ts" --testPathIgnorePatterns /node_modules/ --runInBand --forceExit "$@"' compose "$@"

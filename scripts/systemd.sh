@@ -9,4 +9,4 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 scripts/setup.sh
 VMFERRY_TEMPORAL=$(scripts/setup.sh --no-build --print-temporal 2>/dev/null)
 export VMFERRY_TEMPORAL
-exec npx jest --testMatch '**/test/systemd/*.test.ts' --testPathIgnorePatterns /node_modules/ --runInBand "$@"
+exec npx jest --testMatch '**/test/systemd/*.test.ts' --testPathIgnorePatterns /node_modules/ --runInBand --forceExit "$@"
