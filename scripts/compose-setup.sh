@@ -43,4 +43,4 @@ if [[ ! -x $cache/docker-compose ]]; then
 fi
 
 # Neither bridge nor rules in this machine's network: builds use that of the machine itself.
-exec scripts/with-dockerd.sh --bridge=none --iptables=false --ip-forward=false --ip-masq=false -- scripts/compose-images.sh
+exec unshare --mount -- scripts/with-dockerd.sh --bridge=none --iptables=false --ip-forward=false --ip-masq=false -- scripts/compose-images.sh

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Runs test/compose: docker-compose.yml with a real Docker and a real Compose v2, a guest moved between its two hypervisors, then everything taken
-# down. Arguments go to Jest. Not part of `npm test`: the first run builds for some 20 minutes (scripts/compose-setup.sh), others take 4. Needs root.
+# down. Arguments go to Jest. Not part of `npm test`: the first run builds for some 20 minutes (scripts/compose-setup.sh), others take 6. Needs root.
 # Docker runs in a network, a mount and a process namespace of its own: this machine's network and firewall are not touched, and nothing outlives the run.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
