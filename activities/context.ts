@@ -1,4 +1,4 @@
-import { Context } from '@temporalio/activity';
+import { CancelledFailure, Context } from '@temporalio/activity';
 import type { Logger } from 'pino';
 import { Guard, type GuardJob } from '../hypervisor/guard';
 import type { Host } from '../hypervisor/host';
@@ -6,6 +6,7 @@ import type { LeaseServer } from '../hypervisor/lease';
 import { type Switchovers, type Task, TaskLeft } from '../hypervisor/switchovers';
 import type { News } from '../workflows/messages';
 import type { Assessment } from '../workflows/convergence';
+import type { Trace } from '../workflows/trace';
 import { toFailure } from './errors';
 
 /** What a host agent's activities work with. */
@@ -49,6 +50,13 @@ export interface Step {
   progress: (progress: Progress) => void;
   /** Tells the workflow what has changed; a failure to do so is tried again with the next news. */
   tell: (news: News) => Promise<void>;
+  /** What goes on record, for a report, if this step fails or is cancelled; one that succeeds has it in its result. */
+  keep: (say: () => Kept) => void;
+}
+
+/** The details of a step's failure, or of its cancellation. */
+export interface Kept {
+  trace?: Trace | undefined;
 }
 
 /** The fleet hears where a guest is also when the workflow that moved it is gone. Lost, it is no loss: the next report says as much. */
@@ -69,6 +77,7 @@ export async function runStep<T>({ host, logger, tell }: HostDependencies, phase
   const { activityType, attempt: activityTry, workflowExecution } = context.info;
   const log = logger.child({ migration: workflowExecution?.workflowId, guest: ref.guest, host: host.name, phase, step: activityType });
   let progress: Progress = { phase };
+  let kept: (() => Kept) | undefined;
   const timer = setInterval(() => context.heartbeat(progress), HEARTBEAT_MS);
   const cancelled = new AbortController();
   const leaving = new AbortController();
@@ -93,16 +102,20 @@ export async function runStep<T>({ host, logger, tell }: HostDependencies, phase
       tell: async (news) => {
         if (workflowExecution) await tell(workflowExecution, news);
       },
+      keep: (say) => {
+        kept = say;
+      },
     });
     log.info({ ms: Date.now() - started }, `${activityType} done`);
     return result;
   } catch (error) {
     if (signal.aborted && (error === signal.reason || (error as Error).name === 'AbortError')) {
       log.info({ leaving: leaving.signal.aborted }, `${activityType} stops: ${leaving.signal.aborted ? 'this agent ends, QEMU stays as it is' : 'cancelled'}`);
+      if (kept && cancelled.signal.aborted) throw new CancelledFailure((signal.reason as Error).message, [kept()]);
       return await context.cancelled;
     }
     log.warn({ ms: Date.now() - started, error: (error as Error).message }, `${activityType} failed`);
-    throw toFailure(error, host.name, ref.guest);
+    throw toFailure(error, host.name, ref.guest, kept?.());
   } finally {
     clearInterval(timer);
     signal.removeEventListener('abort', onAbort);

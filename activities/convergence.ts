@@ -5,6 +5,7 @@ import { assertNotEnded, MirrorFailed, type MirrorState, mirrorStates, type Mirr
 import { type QmpConnection } from '../qmp/connection';
 import { type Assessment, Supervision, SUPERVISION_TIMES, type Surroundings, type Verdict } from '../workflows/convergence';
 import type { DiskSample } from '../workflows/disk-trend';
+import { type Trace, TraceRecorder } from '../workflows/trace';
 import { guarded, type HostDependencies, type MigrationRef, runStep } from './context';
 
 /** How often the mirrors are sampled; when all are ready every migration waits for the gate, so more often. */
@@ -27,15 +28,17 @@ export function convergenceActivities(deps: HostDependencies) {
   return {
     /**
      * Watches every mirror until the memory may be moved: all are ready, and their drain would fit the budget. Tells the workflow when the verdict
-     * changes. Throws `MirrorFailed` as soon as one ends.
+     * changes. Throws `MirrorFailed` as soon as one ends. How it went is on record however it ends.
      */
-    async awaitMirrors(input: SuperviseInput): Promise<Assessment> {
+    async awaitMirrors(input: SuperviseInput): Promise<Assessment & { trace?: Trace | undefined }> {
       return await runStep(deps, 'converge', input, async (step) => {
         const { guest, attempt, targets, around, before } = input;
         const qmp = await host.monitor(guest).connection();
         const events = qmp.listen('BLOCK_JOB_READY', 'JOB_STATUS_CHANGE');
         const errors = new ErrorWatch(qmp);
         const stopped = new StoppedMirrors();
+        const recorder = new TraceRecorder();
+        step.keep(() => ({ trace: recorder.trace }));
         const supervision = new Supervision(SUPERVISION_TIMES, before && { verdict: before.verdict, sinceMs: Date.now() });
         const writeBlocking = sourceRecord(host, guest).writeBlocking === true;
         try {
@@ -44,6 +47,7 @@ export function convergenceActivities(deps: HostDependencies) {
             const standStill = await stopped.goOn(qmp, targets, states);
             const assessment = supervision.push(await samplesOf(qmp, targets, states, writeBlocking, errors), { ...around, peerAnswers: !standStill });
             const { disks, verdict, message } = assessment;
+            recorder.push(Date.now(), disks);
             step.progress({ phase: 'converge', disks: disks.map(({ copyBytesPerSecond, ...disk }) => ({ ...disk, bytesPerSecond: Math.round(copyBytesPerSecond) })), verdict: { verdict, message } });
             if (assessment.changed) {
               step.log.info({ verdict, trouble: assessment.trouble }, message);
@@ -51,7 +55,7 @@ export function convergenceActivities(deps: HostDependencies) {
             }
             if (assessment.verdict === 'failed') throw new MirrorFailed(message);
             assertNotEnded(states);
-            if (assessment.fitsBudget && !standStill) return assessment;
+            if (assessment.fitsBudget && !standStill) return { ...assessment, trace: recorder.trace };
             await events.next({ timeoutMs: states.every(({ ready }) => ready) ? GATE_SAMPLE_MS : SAMPLE_MS, signal: step.ended }).catch((error: Error) => {
               if (error.name !== 'QmpTimeout') throw error;
             });

@@ -36,8 +36,8 @@ export const ERRORS = {
 
 export type ErrorType = keyof typeof ERRORS;
 
-/** The Temporal failure for an error of the layers below. What is not in the map is a fault of ours: it keeps its name and is retried. */
-export function toFailure(error: unknown, host: string, guest?: string): ApplicationFailure {
+/** The Temporal failure for an error of the layers below, with `details` for a report. What is not in the map is a fault of ours: it keeps its name and is retried. */
+export function toFailure(error: unknown, host: string, guest?: string, details?: object): ApplicationFailure {
   if (error instanceof ApplicationFailure) return error;
   const { name, message } = error as Error;
   const known = Object.hasOwn(ERRORS, name) ? ERRORS[name as ErrorType] : undefined;
@@ -47,5 +47,6 @@ export function toFailure(error: unknown, host: string, guest?: string): Applica
     message: `${about}: ${message}${known ? ` — ${known.advice}` : ''}`,
     nonRetryable: known ? !known.retried : false,
     ...(error instanceof Error && { cause: error }),
+    ...(details && { details: [details] }),
   });
 }

@@ -5,6 +5,7 @@ import { mirrorStates } from '../hypervisor/mirrors';
 import { StoppedMirrors } from '../hypervisor/stopped-mirrors';
 import type { QmpConnection } from '../qmp/connection';
 import { MemorySupervision } from '../workflows/memory-convergence';
+import type { TraceRecorder } from '../workflows/trace';
 import type { MigrationRef, Progress, Step } from './context';
 
 const SAMPLE_MS = 500;
@@ -12,7 +13,7 @@ const SAMPLE_MS = 500;
 const MOST_FOR_MEMORY = 0.8;
 
 /** Shows how far the memory is, tells the workflow when its verdict changes, and gives it more of the downtime budget when it does not converge. */
-export async function watchMemory(host: Host, input: MigrationRef & { handOver: HandOverPlan }, step: Step, over: AbortSignal): Promise<void> {
+export async function watchMemory(host: Host, input: MigrationRef & { handOver: HandOverPlan }, step: Step, recorder: TraceRecorder, over: AbortSignal): Promise<void> {
   const { settings, maxDowntimeMs } = input.handOver;
   const supervision = new MemorySupervision();
   const stopped = new StoppedMirrors();
@@ -25,6 +26,7 @@ export async function watchMemory(host: Host, input: MigrationRef & { handOver: 
       else if (status?.startsWith('postcopy') && ram) step.progress({ phase: 'switchover', memory: { remainingBytes: ram.remaining, totalBytes: ram.total, dirtyBytesPerSecond: 0, bytesPerSecond: ((ram.mbps ?? 0) * 1e6) / 8 } });
       else if (ram) {
         const memory = { remainingBytes: ram.remaining, totalBytes: ram.total, dirtyBytesPerSecond: (ram['dirty-pages-rate'] ?? 0) * (ram['page-size'] ?? 4096), bytesPerSecond: ((ram.mbps ?? 0) * 1e6) / 8 };
+        recorder.push(Date.now(), [{ id: 'memory', remainingBytes: memory.remainingBytes, copyBytesPerSecond: memory.bytesPerSecond, dirtyBytesPerSecond: memory.dirtyBytesPerSecond }]);
         const said = supervision.push({ ...memory, atMs: Date.now(), transferredBytes: ram.transferred, downtimeLimitMs });
         step.progress({ phase: 'memory', ...(await disksOf(qmp, input, stopped)), memory: { ...memory, predictedDowntimeMs: said.predictedDowntimeMs }, verdict: { verdict: said.verdict, message: said.message } });
         if (said.changed) await step.tell({ memory: { verdict: said.verdict, predictedDowntimeMs: said.predictedDowntimeMs, message: said.message } });

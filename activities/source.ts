@@ -14,6 +14,7 @@ import { retireCopy, type SourceDisks } from '../hypervisor/retire';
 import { stopStorageDaemon } from '../hypervisor/storage-daemon';
 import { announceSoon, attached, guarded, type HostDependencies, type MigrationRef, runStep } from './context';
 import { watchMemory } from './memory-watch';
+import { type Trace, TraceRecorder } from '../workflows/trace';
 
 const HANG_MS = 2_000;
 const GREET_MS = 10_000;
@@ -81,8 +82,8 @@ export function sourceActivities(deps: HostDependencies) {
       });
     },
 
-    /** Moves the memory and hands the guest over: the source's half of the switchover. */
-    async moveMemory(input: MigrationRef & { handOver: HandOverPlan }): Promise<HandOverResult> {
+    /** Moves the memory and hands the guest over: the source's half of the switchover. How the memory went is in the result. */
+    async moveMemory(input: MigrationRef & { handOver: HandOverPlan }): Promise<HandOverResult & { trace?: Trace | undefined }> {
       return await runStep(deps, 'memory', input, async (step) => {
         const { guest, attempt, handOver: plan } = input;
         const task = await deps.switchovers.start(guest, `hand over ${attempt} ${plan.memoryTry}`, (signals) =>
@@ -91,9 +92,11 @@ export function sourceActivities(deps: HostDependencies) {
           ).finally(() => announceSoon(deps)),
         );
         const over = new AbortController();
-        const watching = watchMemory(host, input, step, over.signal);
+        const recorder = new TraceRecorder();
+        step.keep(() => ({ trace: recorder.trace }));
+        const watching = watchMemory(host, input, step, recorder, over.signal);
         try {
-          return await attached(step, task, () => task.cancel());
+          return { ...(await attached(step, task, () => task.cancel())), trace: recorder.trace };
         } finally {
           over.abort();
           await watching;

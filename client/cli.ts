@@ -8,6 +8,7 @@ import { registerEvacuate } from './commands/evacuations';
 import { registerHostCommands } from './commands/hosts';
 import { registerMigrationCommands } from './commands/migrations';
 import { registerRepairCommands } from './commands/repair';
+import { registerReport } from './commands/report';
 import { registerSchedules } from './commands/schedules';
 import { registerSteer } from './commands/steer';
 import { registerStackCommands } from './commands/stack';
@@ -42,6 +43,7 @@ export function buildProgram(): Command {
   registerMigrationCommands(program);
   registerSteer(program);
   registerRepairCommands(program);
+  registerReport(program);
   registerGuestCommands(program, registerAdopt);
   registerHostCommands(program);
   registerEvacuate(program);

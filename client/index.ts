@@ -2,6 +2,7 @@
 export { type Leftover, Migration, MigrationClient, type MigrationView, Repair } from './migration-client';
 export { Evacuation, FleetClient, FleetEvacuation } from './fleet-client';
 export { type ScheduleDetails, type ScheduleRequest, Schedules, type ScheduleSummary } from './schedules';
+export type { Recorded, Report } from './report/report';
 export { VmferryError } from './errors';
 export { TemporalUnreachable, type TemporalAddress } from '../workers/connection';
 export type { Steer } from '../workflows/steer';

@@ -14,6 +14,7 @@ import type { repairGuest } from '../workflows/repair-guest';
 import { type Steer, steerSchema } from '../workflows/steer';
 import { explain, VmferryError } from './errors';
 import { FleetClient } from './fleet-client';
+import { type Report, reportOf } from './report/report';
 import { Schedules } from './schedules';
 
 export { VmferryError } from './errors';
@@ -145,6 +146,14 @@ export class MigrationClient {
       }
     }
     throw new VmferryError('FenceRefused', `nothing waits for host ${fence.host}: guest ${vm} is neither being moved nor repaired; "vmferry repair ${vm}" says whether it must be known`);
+  }
+
+  /**
+   * A page, and the data in it, about a migration (a guest's name, or `migrate/<vm>`) or an evacuation (`evacuate/<host>`, `fleet/<name>`), under way or
+   * over: from what Temporal has on record, so no agent and no control worker need run. Without `runId` the last run. Throws `VmferryError` (`NotFound`).
+   */
+  async report(id: string, runId?: string): Promise<Report> {
+    return await reportOf(this.temporal, id, runId);
   }
 
   /** What hosts that were away have still to do, oldest first. Each is done when its host's agent is back. */

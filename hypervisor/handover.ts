@@ -51,7 +51,7 @@ export type HandOverResult =
   | { source: 'completed'; window?: SourceWindow; /** Its stream broke as post-copy began: nobody but the destination knows whether it is whole. */ unproven?: true }
   /** The connection broke before the last page was sent. */
   | { source: 'post-copy'; message: string; window?: SourceWindow }
-  | { source: 'running'; because: GiveUpKind; message: string; /** READY mirrors remain, and only the memory phase is to be repeated. */ mirrorsReady: boolean };
+  | { source: 'running'; because: GiveUpKind; message: string; /** READY mirrors remain, and only the memory phase is to be repeated. */ mirrorsReady: boolean; /** What the try cost the guest; absent if it was not paused, or for a time that nobody knows. */ pausedMs?: number };
 
 export interface HandOverSignals {
   /** Gives up before the point of no return; ignored after it. */
@@ -427,11 +427,12 @@ class HandOver {
     this.timers.forEach(clearTimeout);
     this.signals.note('the migration is cancelled, the guest is the source\'s');
     await this.ownAgain();
+    const pausedMs = this.budget && sourceRecord(this.host, this.guest).wasRunning ? Math.max(0, Math.round(Date.now() - this.moments.stopped!)) : undefined;
     const states = rearmed ? await mirrorStates(this.qmp, this.plan.targets, this.plan.attempt).catch(() => []) : [];
     // Once cut, QEMU's NBD client does not connect again (measured on 7.2): such a mirror is lost.
     const mirrorsReady = !this.connectionsCut && states.length === this.plan.targets.length && states.every((state) => state.ready && !state.concluded);
     if (!mirrorsReady) await clearMirrors(this.host.monitor(this.guest), { silent: reason.kind === 'peer-silent' });
-    return { source: 'running', because: reason.kind, message: reason.message, mirrorsReady };
+    return { source: 'running', because: reason.kind, message: reason.message, mirrorsReady, ...(pausedMs !== undefined && { pausedMs }) };
   }
 
   /** Mirrors that were finished come back without a copy: nothing was written since, the guest is paused still (facts/qemu.md §2). */

@@ -16,6 +16,9 @@ import { releaseImages, storageDaemonProcess } from './storage-daemon';
 /** Moments at the destination, in milliseconds since the epoch by that host's clock. */
 export interface DestinationWindow {
   completed: number;
+  /** Its images are no longer exported: only since then may QEMU lock them. */
+  exportsRemoved?: number;
+  /** The marker is written. */
   released: number;
   resumed: number;
 }
@@ -149,12 +152,13 @@ async function whenComplete(host: Host, guest: string, attempt: string, qmp: Qmp
     if (destinationAttempt(host, guest, attempt).run === undefined) throw new GuestStateError(`guest ${guest} arrived on ${host.name}, but its source never said whether to run it`);
     // A guest whose images are exported cannot lock them. The marker (R10) comes last: whoever dies before it can still be replaced by the source.
     await releaseImages(host, guest);
+    const exportsRemoved = Date.now();
     // The last sign of life before it.
     await qmp.execute('query-status');
     await markAboutToRun(host, guest, attempt);
     const released = Date.now();
     const { guest: state } = await runMarked(host, guest, attempt, qmp);
-    return { guest: state, window: { completed, released, resumed: state === 'running' ? await resumeTime(events) : released } };
+    return { guest: state, window: { completed, exportsRemoved, released, resumed: state === 'running' ? await resumeTime(events) : released } };
   } finally {
     events.close();
   }

@@ -6,6 +6,7 @@
 #     --no-build        leave dist/ alone
 #     --print-temporal  print the Temporal server's path on stdout, and nothing else
 #   VMFERRY_TEMPORAL    the Temporal CLI to use instead of one that is found or installed
+#   VMFERRY_CHROMIUM    a Chromium or Chrome for the tests that look at pages, instead of the package chromium
 #   VMFERRY_CACHE       where the server and the guest are kept (default ~/.cache/vmferry)
 set -euo pipefail
 
@@ -187,6 +188,8 @@ rm -rf "$cache"/{download,build,"temporal-$TEMPORAL_VERSION",guest-????????????}
 require_node
 install_npm_packages
 install_apt_packages qemu-system-x86 qemu-utils ovmf iproute2 gcc libc6-dev xz-utils zstd
+# Tests look at pages as a person does. Ubuntu's package only fetches a snap.
+[[ -n ${VMFERRY_CHROMIUM:-} ]] || command -v chromium >/dev/null || install_apt_packages chromium
 find_temporal
 build_guest
 if [[ $build == yes ]]; then compile; fi

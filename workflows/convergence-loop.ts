@@ -1,4 +1,4 @@
-import { ActivityFailure, ApplicationFailure, CancellationScope, condition, isCancellation, log, patched, setHandler, sleep, upsertSearchAttributes } from '@temporalio/workflow';
+import { ActivityFailure, ApplicationFailure, CancellationScope, condition, isCancellation, log, patched, setHandler, sleep, upsertMemo, upsertSearchAttributes } from '@temporalio/workflow';
 import type { MigrationRef } from '../activities/context';
 import type { GiveUpKind } from '../hypervisor/handover';
 import type { MirrorTarget } from '../hypervisor/mirrors';
@@ -6,7 +6,7 @@ import type { GuestPlan } from '../hypervisor/preflight';
 import type { destinationHost, sourceHost } from './activities';
 import { type Assessment, blameDestinationDisk, DISK_BUSY } from './convergence';
 import { decide, type Decision, type Effects, judge, nameOf, type Policy, type Remedy, type Tried } from './divergence';
-import { type DecisionRecord, type MigrationRequest, type MigrationStatus, newsSignal, SEARCH_ATTRIBUTES, steerUpdate } from './messages';
+import { decisionMemoKey, type DecisionRecord, type MigrationRequest, type MigrationStatus, newsSignal, SEARCH_ATTRIBUTES, steerUpdate } from './messages';
 import type { MemoryAssessment } from './memory-convergence';
 import { innermost, Postponed, type Steering, whatOf } from './steering';
 import { type Steer, refuseSteer, steerSchema, type SteerSituation } from './steer';
@@ -187,8 +187,10 @@ export class ConvergenceLoop {
 
   note(by: string, what: string, why: string): DecisionRecord {
     const record = { at: new Date().toISOString(), by, what, why };
-    this.status.decisions.push(record);
+    const number = this.status.decisions.push(record);
     log.info('decision', { ...record });
+    // On record at once: a migration that fails, or is terminated, has no result to say it in.
+    if (patched('decisions-on-record')) upsertMemo({ [decisionMemoKey(number)]: record });
     this.show();
     return record;
   }

@@ -106,6 +106,9 @@ export interface DecisionRecord {
   why: string;
 }
 
+/** A migration's memo has its decisions, each under a key of its own: they are counted from 1. */
+export const decisionMemoKey = (number: number) => `decision-${String(number).padStart(3, '0')}`;
+
 export interface MigrationResult {
   vm: string;
   from: string;

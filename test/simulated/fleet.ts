@@ -102,6 +102,11 @@ export class SimulatedFleet {
     this.agents.delete(name);
   }
 
+  async stopControl(): Promise<void> {
+    await this.control?.stop();
+    this.control = undefined;
+  }
+
   /** What must be true whenever no migration is under way, in words; empty if all is well. */
   problems(): string[] {
     const found = [...this.world.ledger.violations];
@@ -124,7 +129,7 @@ export class SimulatedFleet {
 
   async close(): Promise<void> {
     await Promise.all([...this.agents.keys()].map((name) => this.stopAgent(name)));
-    await this.control?.stop();
+    await this.stopControl();
     await this.client?.close();
     await this.closeShared?.();
     this.world.close();
