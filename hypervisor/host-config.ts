@@ -61,6 +61,8 @@ export const hostConfigSchema = z.strictObject({
   allow: z.array(z.string().regex(/^[A-Za-z0-9_-]+(=[A-Za-z0-9_.-]+)?$/, 'give an option without its dash, or kind=name, such as device=usb-host')).default([]),
   /** QEMU's `-sandbox` for guests started here: system calls that it never needs end it. */
   sandbox: z.enum(['on', 'off']).default('on'),
+  /** The UNIX socket of the launcher that starts what must outlive the agent, where the agent lives in a container of its own. */
+  launcher: absolutePath.optional(),
   /** Further `-chroot` and `-runas` for guests started here, as an adopted guest's command line may carry them. */
   chroot: absolutePath.optional(),
   runAs: z.string().regex(/^[a-z_][a-z0-9_-]*$/).optional(),

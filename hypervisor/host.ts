@@ -8,6 +8,7 @@ import type { Definition } from './definition';
 import { GuestStore } from './guest-store';
 import { type HostConfig, resolvePath, runFolder } from './host-config';
 import type { ProcessIdentity } from './processes';
+import { launchedPrograms } from './launched';
 import { machinePrograms, type Programs } from './programs';
 
 /** A guest, or something it needs, that is not on this host or not in the state that a step needs. */
@@ -30,7 +31,7 @@ export class Host {
   readonly store: GuestStore;
   readonly monitors = new QmpMonitors();
 
-  constructor(readonly config: HostConfig, readonly programs: Programs = machinePrograms) {
+  constructor(readonly config: HostConfig, readonly programs: Programs = config.launcher ? launchedPrograms(config.launcher) : machinePrograms) {
     this.store = new GuestStore(config.stateDir);
   }
 

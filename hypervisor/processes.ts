@@ -1,9 +1,11 @@
-import { type ChildProcess, execFile, spawn } from 'node:child_process';
+import { execFile, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { closeSync, existsSync, mkdirSync, openSync, readFileSync, rmSync } from 'node:fs';
+import { existsSync, mkdirSync, readFileSync, rmSync } from 'node:fs';
 import { dirname } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { promisify } from 'node:util';
+import { childEnvironment } from './child-environment';
+import { type Started, startHere } from './start-here';
 
 /** A process by an identity that survives our restart: a pid alone may have been given to somebody else since. */
 export interface ProcessIdentity {
@@ -62,26 +64,13 @@ export async function terminate(identity: ProcessIdentity, graceMs: number): Pro
   throw new Error(`process ${identity.pid} does not end, not even by SIGKILL: look for a hanging disk or network file system`);
 }
 
-/**
- * What a child gets of our environment: where programs, modules and temporary files are, and how text is written. Not ours as a whole: it may have
- * the key to Temporal, and whoever takes over a QEMU can read its environment.
- */
-export function childEnvironment(more?: RegExp): NodeJS.ProcessEnv {
-  const passed = /^(PATH|HOME|LANG|LC_.*|TZ|TMPDIR|LD_LIBRARY_PATH|QEMU_MODULE_DIR)$/;
-  return Object.fromEntries(Object.entries(process.env).filter(([name]) => passed.test(name) || more?.test(name)));
-}
-
-/** Of what a QEMU makes, such as its sockets: nobody else may read or write it. */
-const CHILD_UMASK = 0o177;
-
 /** A program that ended before it was of use; the message carries what it printed. */
 export class ProcessFailed extends Error {
   override readonly name = 'ProcessFailed';
 }
 
 /**
- * Starts a program that outlives us, in a session of its own, with its output in `logFile` and that file's folder as its own, and waits until
- * `ready` resolves.
+ * Starts a program that outlives us, in a session of its own, with its output in `logFile` and that file's folder as its own, and waits until `ready` resolves.
  * Throws `ProcessFailed` with what it printed if it ends first, and what `ready` throws. `ready` gets a signal that is aborted then, and after `timeoutMs`.
  */
 export async function startDetached(
@@ -89,41 +78,31 @@ export async function startDetached(
   args: string[],
   logFile: string,
   ready: (signal: AbortSignal) => Promise<void>,
-  timeoutMs = 30_000,
+  { timeoutMs = 30_000, start = startHere }: { timeoutMs?: number; start?: (binary: string, args: string[], logFile: string) => Started | Promise<Started> } = {},
 ): Promise<void> {
   mkdirSync(dirname(logFile), { recursive: true, mode: 0o700 });
   rmSync(logFile, { force: true });
-  const log = openSync(logFile, 'a', 0o600);
-  // A child has its parent's mask, and is made before `spawn` returns.
-  const before = process.umask(CHILD_UMASK);
-  // Its own folder: a relative name that some option hides would be found there, and nowhere else.
-  const child = spawn(binary, args, { detached: true, stdio: ['ignore', log, log], cwd: dirname(logFile), env: childEnvironment() });
-  process.umask(before);
-  closeSync(log);
-  child.unref();
+  const started = await start(binary, args, logFile);
   const over = new AbortController();
-  const ended = new Promise<never>((_resolve, reject) => {
-    const fail = (how: string) => reject(new ProcessFailed(`${binary} ${how}: ${logTail(logFile) || 'it printed nothing'}`));
-    child.once('error', (error) => fail(`cannot be started (${error.message})`));
-    child.once('exit', (code, signal) => fail(`ended at start with ${signal ?? `exit code ${code}`}`));
+  let hasEnded = false;
+  const ended = started.ended.then((how): never => {
+    hasEnded = true;
+    over.abort();
+    throw new ProcessFailed(`${binary} ${how}: ${logTail(logFile) || 'it printed nothing'}`);
   });
-  ended.catch(() => over.abort());
+  ended.catch(() => undefined);
   const timer = setTimeout(() => over.abort(), timeoutMs);
   try {
     await Promise.race([ready(over.signal), ended]);
   } catch (error) {
-    if (child.exitCode !== null || child.signalCode !== null || child.pid === undefined) return await ended;
+    if (hasEnded || started.pid === undefined) return await ended;
     const tooLate = over.signal.aborted;
-    await endChild(child);
+    const identity = identify(started.pid);
+    if (identity) await terminate(identity, 0);
     throw error instanceof ProcessFailed || !tooLate ? error : new ProcessFailed(`${binary} was not ready within ${timeoutMs / 1000} s (${(error as Error).message}): ${logTail(logFile)}`);
   } finally {
     clearTimeout(timer);
   }
-}
-
-async function endChild(child: ChildProcess): Promise<void> {
-  const identity = child.pid === undefined ? undefined : identify(child.pid);
-  if (identity) await terminate(identity, 0);
 }
 
 /** The last lines that a program printed, on one line, for an error message. */

@@ -2,7 +2,8 @@ import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
-import { childEnvironment, commandLineOf, converse, isAlive, processExit, ProcessFailed, type ProcessIdentity, processOfPidFile, run, startDetached, terminate } from './processes';
+import { childEnvironment, GUARDS_TOO } from './child-environment';
+import { commandLineOf, converse, isAlive, processExit, ProcessFailed, type ProcessIdentity, processOfPidFile, run, startDetached, terminate } from './processes';
 
 /** The end of a guard's pipe that we hold: what is said, and that it ends, is all that a guard acts on. */
 export interface GuardPipe {
@@ -33,11 +34,11 @@ export interface Programs {
 }
 
 /** Where the guard's program is: beside this file's compiled form, or, when this is run from source, where the build puts it. */
-const GUARD = [join(__dirname, 'guard-main.js'), join(__dirname, '../dist/hypervisor/guard-main.js')].find((path) => existsSync(path));
+export const GUARD = [join(__dirname, 'guard-main.js'), join(__dirname, '../dist/hypervisor/guard-main.js')].find((path) => existsSync(path));
 
 async function startGuard(jobFile: string, pidFile: string): Promise<GuardPipe> {
   if (!GUARD) throw new ProcessFailed('the guard program is not built: run npm run build');
-  const child = spawn(process.execPath, [GUARD, jobFile, pidFile], { detached: true, stdio: ['pipe', 'pipe', 'ignore'], cwd: '/', env: childEnvironment(/^(NODE_OPTIONS|VMFERRY_(?!PAYLOAD).*)$/) });
+  const child = spawn(process.execPath, [GUARD, jobFile, pidFile], { detached: true, stdio: ['pipe', 'pipe', 'ignore'], cwd: '/', env: childEnvironment(GUARDS_TOO) });
   child.stdin.on('error', () => undefined);
   const watches = once(child.stdout, 'data');
   const ended = once(child, 'exit').then(([code]) => Promise.reject(new ProcessFailed(`the guard that was told ${jobFile} ended at start with exit code ${code}`)));

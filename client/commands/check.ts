@@ -18,7 +18,7 @@ Exit code 0: it can move, 3: it would be refused (each reason is said), 5: the m
 Examples:
   $ vmferry check web --to host-b
   $ vmferry check web --to host-b --max-downtime 200ms --measure-for 20s
-  $ vmferry check web --to host-b --json | jq .estimate.totalMs
+  $ vmferry check web --to host-b --json | tail -1 | jq .estimate.totalMs
 
 ${EXIT_CODES_HELP}`;
 
