@@ -13,6 +13,7 @@ import { identify, isAlive, processExit, processOfPidFile } from '../../hypervis
 import { devHostConfig } from '../../workers/dev';
 import { freePort, startTemporalServer, type TemporalServer } from '../../workers/temporal-server';
 import { guardProcesses, qemuProcesses } from '../support/leftovers';
+import { newerBinaries } from '../support/newer-qemu';
 import { Moments } from './moments';
 
 const ROOT = join(__dirname, '../..');
@@ -61,12 +62,13 @@ export class Stage {
 
   private async build(): Promise<void> {
     const roots = { boot: dirname(guestArtifacts().kernel) };
+    const qemu = process.env['VMFERRY_CHAOS_NEWER_QEMU'] ? { binaries: newerBinaries() } : {};
     for (const host of HOSTS) {
-      const extra = { address: ADDRESSES[host], insecure: true };
+      const extra = { address: ADDRESSES[host], insecure: true, ...qemu };
       this.configs.set(host, devHostConfig(this.folder, host, this.temporal.address, extra, roots));
       this.mount(join(this.folder, host, 'images'));
       const { name, address, stateDir, runDir } = this.configs.get(host)!;
-      const config = { name, address, insecure: true, stateDir, runDir, temporal: { address: this.temporal.address }, roots: { images: join(this.folder, host, 'images'), ...roots } };
+      const config = { name, address, insecure: true, stateDir, runDir, temporal: { address: this.temporal.address }, ...qemu, roots: { images: join(this.folder, host, 'images'), ...roots } };
       writeFileSync(join(this.folder, `${host}.yaml`), JSON.stringify(config));
     }
     for (const program of ['control', ...HOSTS] as const) this.start(program);

@@ -21,12 +21,19 @@ function install(): { bin: string } | { reason: string } {
   return bin ? { bin } : { reason: error?.message ?? stderr.trim().split('\n').at(-1)! };
 }
 
+/** Throws the reason why there is none. */
+export function newerBinaries(): Binaries {
+  const newer = newerQemu();
+  if ('reason' in newer) throw new Error(newer.reason);
+  const [qemu, storageDaemon, qemuImg] = ['qemu-system-x86_64', 'qemu-storage-daemon', 'qemu-img'].map((program) => join(newer.bin, program)) as [string, string, string];
+  return { qemu: [qemu], storageDaemon, qemuImg };
+}
+
 /** A `describe` of what needs a newer QEMU. Where there is none, its tests are not even declared: one that is skipped says why. */
 export function describeWithNewerQemu(name: string, declare: (binaries: Binaries) => void): void {
   const newer = newerQemu();
   if ('bin' in newer) {
-    const [qemu, storageDaemon, qemuImg] = ['qemu-system-x86_64', 'qemu-storage-daemon', 'qemu-img'].map((program) => join(newer.bin, program)) as [string, string, string];
-    describe(name, () => declare({ qemu: [qemu], storageDaemon, qemuImg }));
+    describe(name, () => declare(newerBinaries()));
     return;
   }
   console.log(`skipped: ${name}: ${newer.reason}`);
