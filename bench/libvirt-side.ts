@@ -1,6 +1,6 @@
 import { type ChildProcess, execFile, execFileSync, spawn } from 'node:child_process';
 import { randomUUID } from 'node:crypto';
-import { existsSync, mkdirSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { promisify } from 'node:util';
@@ -11,6 +11,7 @@ import { DISKS, MACHINE, makeDisk, MEMORY_KIB, QEMU, type Side } from './side';
 
 const NBD_PORT = 49300;
 const START_MS = 60_000;
+const NOBODY = 65_534;
 const execute = promisify(execFile);
 
 /**
@@ -27,9 +28,13 @@ export class LibvirtSide implements Side {
     const side = new LibvirtSide(join(folder, 'libvirt'), namespaces);
     mkdirSync(side.guestFolder, { recursive: true });
     writeFileSync(side.emulator, emulatorScript(), { mode: 0o755 });
-    for (const host of HOST_SIDES) side.startDaemon(host);
-    await Promise.all(HOST_SIDES.map((host) => side.answers(host)));
-    return side;
+    try {
+      await Promise.all(HOST_SIDES.map((host) => side.answers(host, side.startDaemon(host))));
+      return side;
+    } catch (error) {
+      await side.close();
+      throw error;
+    }
   }
 
   /** Where each daemon and its QEMUs see their own host's `guests`. */
@@ -41,15 +46,20 @@ export class LibvirtSide implements Side {
     return join(this.folder, 'qemu-system-x86_64');
   }
 
-  private startDaemon(host: HostSide): void {
+  private startDaemon(host: HostSide): ChildProcess {
     const own = join(this.folder, host);
     for (const folder of ['etc', 'var/lib', 'var/cache', 'var/log', 'var/tmp', 'run', 'sockets', 'guests']) mkdirSync(join(own, folder), { recursive: true });
     writeFileSync(join(own, 'etc/libvirtd.conf'), configuration({ unix_sock_dir: join(own, 'sockets'), auth_unix_ro: 'none', auth_unix_rw: 'none', host_uuid: randomUUID(), log_outputs: `3:file:${join(own, 'daemon.log')}` }));
     // No other daemon, no cgroups, and the images as they are: what the bench does not compare.
     writeFileSync(join(own, 'etc/qemu.conf'), configuration({ user: 'root', group: 'root', dynamic_ownership: 0, security_driver: 'none', cgroup_controllers: [], namespaces: [], stdio_handler: 'file' }));
-    const mounts = [[own + '/etc', '/etc/libvirt'], [own + '/var', '/var'], [own + '/run', '/run'], [own + '/guests', this.guestFolder]].map(([from, to]) => `mount --bind ${from} ${to}`);
+    // libvirt does not start without the user that Debian's package of its service makes, though nothing runs as that user here.
+    for (const file of ['passwd', 'group']) writeFileSync(join(own, file), `${readFileSync(`/etc/${file}`, 'utf8').replace(/^libvirt-qemu:.*\n/m, '')}libvirt-qemu:x:${NOBODY}:${file === 'passwd' ? `${NOBODY}::/nonexistent:/usr/sbin/nologin` : ''}\n`);
+    const places = { etc: '/etc/libvirt', passwd: '/etc/passwd', group: '/etc/group', var: '/var', run: '/run', guests: this.guestFolder };
+    const mounts = Object.entries(places).map(([from, to]) => `mount --bind ${join(own, from)} ${to}`);
     const script = ['set -e', `hostname bench-${host}`, ...mounts, `exec libvirtd --config /etc/libvirt/libvirtd.conf --pid-file ${own}/daemon.pid`].join('\n');
-    this.daemons.push(this.namespaces.start(host, ['unshare', '--mount', '--uts', 'sh', '-c', script], join(own, 'daemon.log')));
+    const daemon = this.namespaces.start(host, ['unshare', '--mount', '--uts', 'sh', '-c', script], join(own, 'daemon.log'));
+    this.daemons.push(daemon);
+    return daemon;
   }
 
   private uri(host: HostSide): string {
@@ -60,11 +70,11 @@ export class LibvirtSide implements Side {
     return (await execute('virsh', ['--quiet', '--connect', this.uri(host), ...command])).stdout;
   }
 
-  private async answers(host: HostSide): Promise<void> {
+  private async answers(host: HostSide, daemon: ChildProcess): Promise<void> {
     for (const until = Date.now() + START_MS; ; await delay(100)) {
       const error = await this.virsh(host, 'version').then(() => undefined, (reason: Error) => reason);
       if (!error) return;
-      if (Date.now() > until) throw new Error(`libvirt's daemon of host ${host} does not answer: ${error.message}`);
+      if (Date.now() > until || daemon.exitCode !== null) throw new Error(`libvirt's daemon of host ${host} does not answer: ${error.message}\n${readFileSync(join(this.folder, host, 'daemon.log'), 'utf8').slice(-2_000)}`);
     }
   }
 
@@ -131,8 +141,8 @@ function emulatorScript(): string {
   return `#!/bin/bash
 arguments=()
 for argument; do
-  argument=\${argument//"\\"size\\":${roundedKib * 1024}"/"\\"size\\":${MEMORY_KIB * 1024}"}
-  arguments+=("\${argument/#size=${roundedKib}k/size=${MEMORY_KIB}k}")
+  [[ \${arguments[-1]:-} != -m ]] || argument=size=${MEMORY_KIB}K
+  arguments+=("\${argument//"\\"size\\":${roundedKib * 1024}"/"\\"size\\":${MEMORY_KIB * 1024}"}")
 done
 exec ${QEMU} "\${arguments[@]}"
 `;

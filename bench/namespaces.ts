@@ -9,7 +9,7 @@ export type HostSide = (typeof HOST_SIDES)[number];
 export const LINK_ADDRESSES: Record<HostSide, string> = { a: '10.77.0.1', b: '10.77.0.2' };
 /** The address of `control` as each host sees it. */
 export const CONTROL_ADDRESSES: Record<HostSide, string> = { a: '10.77.1.1', b: '10.77.2.1' };
-const LINK = 'link';
+const LINK = 'guests';
 /** USER_HZ: the unit of times in /proc. */
 const TICKS_A_SECOND = 100;
 const SAMPLE_MS = 250;

@@ -52,7 +52,7 @@ for name in a b control; do
   ip netns add "$prefix-$name" || skip "no network namespace can be made here"
   ip -n "$prefix-$name" link set lo up
 done
-connect a 10.77.0.1 b 10.77.0.2 link || skip "no veth pair can be made here"
+connect a 10.77.0.1 b 10.77.0.2 guests || skip "no veth pair can be made here"
 connect control 10.77.1.1 a 10.77.1.2 control-a
 connect control 10.77.2.1 b 10.77.2.2 control-b
 # Not exec: the trap is this shell's.
