@@ -1,6 +1,6 @@
 import { type ChildProcess, execFile, execFileSync, spawn } from 'node:child_process';
 import { randomUUID } from 'node:crypto';
-import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { promisify } from 'node:util';
@@ -132,11 +132,10 @@ function configuration(settings: Record<string, string | number | string[]>): st
 }
 
 /**
- * libvirt rounds memory up to whole MiB, which is the size that QEMU 7.2 corrupts under TCG: this gives QEMU the odd one that vmferry's guest has. Nothing
- * else is changed. Throws if there is no shell to run it.
+ * libvirt rounds memory up to whole MiB, which is the size that QEMU 7.2 corrupts under TCG: this gives QEMU the odd one that vmferry's guest has, in
+ * the option -m and in the size of its memory backend. Nothing else is changed.
  */
 function emulatorScript(): string {
-  if (!existsSync('/bin/bash')) throw new Error('no /bin/bash here');
   const roundedKib = Math.ceil(MEMORY_KIB / 1024) * 1024;
   return `#!/bin/bash
 arguments=()
