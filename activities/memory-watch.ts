@@ -1,6 +1,6 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import type { Host } from '../hypervisor/host';
-import type { HandOverPlan } from '../hypervisor/handover';
+import type { HandOverPlan } from '../hypervisor/handover-plan';
 import { mirrorStates } from '../hypervisor/mirrors';
 import { StoppedMirrors } from '../hypervisor/stopped-mirrors';
 import type { QmpConnection } from '../qmp/connection';

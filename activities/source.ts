@@ -1,5 +1,6 @@
 import { endPause } from '../hypervisor/copy-mode';
-import { handOver, type HandOverPlan, type HandOverResult } from '../hypervisor/handover';
+import { handOver } from '../hypervisor/handover';
+import type { HandOverPlan, HandOverResult } from '../hypervisor/handover-plan';
 import { stopGuard } from '../hypervisor/guard';
 import type { Attempt, Instead, Ownership } from '../hypervisor/guest-store';
 import { liftThrottle, sourceRecord } from '../hypervisor/guest-throttle';

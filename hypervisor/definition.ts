@@ -130,7 +130,7 @@ export function parseWith<S extends z.ZodType>(schema: S, value: unknown, what: 
 export function parseYamlWith<S extends z.ZodType>(schema: S, text: string, what: string): z.output<S> {
   let value: unknown;
   try {
-    value = parseYaml(text);
+    value = parseYaml(text, { logLevel: 'error' });
     // A part that an alias puts into itself has no end.
     JSON.stringify(value);
   } catch (error) {

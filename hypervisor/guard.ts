@@ -1,6 +1,6 @@
 import { rm } from 'node:fs/promises';
 import { readJson, writeDurably } from './durable';
-import type { HandOverPlan } from './handover';
+import type { HandOverPlan } from './handover-plan';
 import type { Host } from './host';
 import type { HostConfig } from './host-config';
 import type { GuardPipe } from './programs';

@@ -7,68 +7,12 @@ import { DrainForecast } from './drain-forecast';
 import type { SourceAttempt } from './guest-store';
 import { sourceRecord } from './guest-throttle';
 import type { Host } from './host';
-import { Lease, type LeaseLoss } from './lease';
-import { beginMigration, cancelMigration, type MigrationSettings, migrationState, outgoingState, yankMigration } from './migration';
-import { assertMirroring, assertNoMirrors, clearMirrors, ensureMirrors, finishMirrors, mirrorStates, MirrorFailed, type MirrorTarget, yankDisks } from './mirrors';
+import { GiveUp, type GiveUpKind, type HandOverPlan, type HandOverResult, type HandOverSignals, type SourceWindow } from './handover-plan';
+import { Lease } from './lease';
+import { beginMigration, cancelMigration, migrationState, outgoingState, yankMigration } from './migration';
+import { assertMirroring, assertNoMirrors, clearMirrors, ensureMirrors, finishMirrors, mirrorStates, MirrorFailed, yankDisks } from './mirrors';
 import { nbdAnswers } from './nbd-probe';
 import { switchesToPostCopy } from './post-copy';
-
-/**
- * The source's half of the switchover (docs/architecture.md). It acts on QMP events at once, by itself: nothing in the downtime window
- * waits for Temporal. The contract: it returns `completed` when the whole stream was handed over, and this copy must not run any more;
- * or `running`, when the source guest runs on (paused if it was paused) and nothing was lost. In a post-copy try also `post-copy`: the destination has, or can have,
- * the guest, and needs pages of this copy still.
- */
-export interface HandOverPlan {
-  attempt: string;
-  /** Counts the tries of the memory phase, from 1. */
-  memoryTry: number;
-  to: string;
-  targets: MirrorTarget[];
-  settings: MigrationSettings;
-  lease: { host: string; port: number };
-  /** The longest pause of the guest, in milliseconds, that a try may cost before it is given up (R3). */
-  maxDowntimeMs: number;
-  /** How long memory may be copied before the try is given up, in milliseconds. */
-  memoryDeadlineMs: number;
-  /** How long nothing may be sent, with the guest running, before the try is given up, in milliseconds. */
-  memoryStallMs: number;
-}
-
-export type GiveUpKind = 'downtime-budget' | 'memory-deadline' | 'mirror-failed' | 'migration-failed' | 'interrupted' | 'cancelled' | LeaseLoss['kind'];
-
-/** Moments of the downtime window, in milliseconds since the epoch by this host's clock. */
-export interface SourceWindow {
-  stopped: number;
-  preSwitchover: number;
-  drained: number;
-  mirrorsEnded: number;
-  continued: number;
-  completed: number;
-}
-
-export type HandOverResult =
-  | { source: 'completed'; window?: SourceWindow; /** Its stream broke as post-copy began: nobody but the destination knows whether it is whole. */ unproven?: true }
-  /** The connection broke before the last page was sent. */
-  | { source: 'post-copy'; message: string; window?: SourceWindow }
-  | { source: 'running'; because: GiveUpKind; message: string; /** READY mirrors remain, and only the memory phase is to be repeated. */ mirrorsReady: boolean; /** What the try cost the guest; absent if it was not paused, or for a time that nobody knows. */ pausedMs?: number };
-
-export interface HandOverSignals {
-  /** Gives up before the point of no return; ignored after it. */
-  cancel: AbortSignal;
-  /** The agent stops (R8), or somebody else goes on: leaves QEMU as it is and rejects, unless the guest is paused; then the window is finished first. */
-  leave: AbortSignal;
-  /** Called when the guest has been paused: from here on every millisecond counts. */
-  paused(): void;
-  /** For the log: what happens inside the window. */
-  note(what: string): void;
-}
-
-class GiveUp extends Error {
-  constructor(readonly kind: GiveUpKind, message: string) {
-    super(message);
-  }
-}
 
 /** `migrate-continue` is sent only to a destination that was heard of within this time. */
 const FRESH_MS = 250;
@@ -104,6 +48,12 @@ export async function guardSource(host: Host, guest: string, plan: HandOverPlan,
   await new HandOver(host, guest, plan, qmp, { cancel: never, leave, paused: () => undefined, note: () => undefined }).guard();
 }
 
+/**
+ * The source's half of the switchover (docs/architecture.md). It acts on QMP events at once, by itself: nothing in the downtime window
+ * waits for Temporal. The contract: it returns `completed` when the whole stream was handed over, and this copy must not run any more;
+ * or `running`, when the source guest runs on (paused if it was paused) and nothing was lost. In a post-copy try also `post-copy`: the destination has, or can have,
+ * the guest, and needs pages of this copy still.
+ */
 class HandOver {
   private readonly giveUp = new AbortController();
   private readonly moments: Partial<SourceWindow> = {};

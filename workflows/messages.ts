@@ -2,7 +2,7 @@ import { defineSearchAttributeKey, SearchAttributeType } from '@temporalio/commo
 import { defineQuery, defineSignal, defineUpdate } from '@temporalio/workflow';
 import { z } from 'zod';
 import type { DestinationWindow } from '../hypervisor/takeover';
-import type { SourceWindow } from '../hypervisor/handover';
+import type { SourceWindow } from '../hypervisor/handover-plan';
 import type { Assessment, Verdict } from './convergence';
 import type { RemedyName } from './divergence';
 import type { GuestReport, HostFacts, RootReport, Slots } from './fleet';

@@ -1,7 +1,7 @@
 import { ApplicationFailure, allHandlersFinished, CancellationScope, CancelledFailure, condition, log, patched, setCurrentDetails, setHandler, sleep, upsertSearchAttributes, workflowInfo } from '@temporalio/workflow';
 import type { MigrationRef } from '../activities/context';
 import { refusal } from '../activities/errors';
-import type { HandOverPlan, HandOverResult } from '../hypervisor/handover';
+import type { HandOverPlan, HandOverResult } from '../hypervisor/handover-plan';
 import type { MirrorTarget } from '../hypervisor/mirrors';
 import type { Findings, GuestPlan } from '../hypervisor/preflight';
 import type { Exports } from '../hypervisor/storage-daemon';

@@ -1,6 +1,6 @@
 import { ApplicationFailure, CancellationScope, condition, isCancellation, patched, sleep } from '@temporalio/workflow';
 import type { MigrationRef } from '../activities/context';
-import type { HandOverPlan, HandOverResult } from '../hypervisor/handover';
+import type { HandOverPlan, HandOverResult } from '../hypervisor/handover-plan';
 import type { Instead } from '../hypervisor/guest-store';
 import type { TakeOverResult } from '../hypervisor/takeover';
 import { type destinationHost, isAway, type sourceHost } from './activities';

@@ -2,7 +2,8 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { type Migration, VmferryError } from '../../client/migration-client';
 import { type Fault, Void } from './faults';
 import { judgeGuest, judgeLeftovers, judgeOwner, type Outcome, running, startAgain } from './judge';
-import { GUEST, type HostName, HOSTS, type Stage } from './stage';
+import { INPUT } from '../support/never-converging';
+import { GUEST, type HostName, HOSTS, POST_COPY, type Stage } from './stage';
 import type { Step } from './steps';
 
 /** What the longest pause of the guest may cost in each of these migrations. */
@@ -89,7 +90,7 @@ export async function runCell(stage: Stage, step: Step, fault: Fault): Promise<V
 }
 
 async function begin(stage: Stage, to: HostName): Promise<Migration> {
-  return await stage.client.migrate({ vm: GUEST, to, sourceDisks: 'wipe', maxDowntimeMs: MAX_DOWNTIME_MS, stallSeconds: 20, disksDeadlineSeconds: 60, memoryDeadlineSeconds: 30 });
+  return await stage.client.migrate({ vm: GUEST, to, sourceDisks: 'wipe', maxDowntimeMs: MAX_DOWNTIME_MS, stallSeconds: 20, disksDeadlineSeconds: 60, memoryDeadlineSeconds: 30, ...(POST_COPY && { ...INPUT, maxDowntimeMs: MAX_DOWNTIME_MS, postCopy: true }) });
 }
 
 /** The guest moves once more, at once, and everything is as it must be. */

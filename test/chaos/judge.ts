@@ -11,8 +11,8 @@ import { GUEST, HOSTS, type HostName, type Stage } from './stage';
 export type Outcome = { completed: MigrationResult } | { failed: VmferryError };
 
 /** Ends that say why the guest stayed, or that it is lost; every other one means that vmferry did not know what happened. */
-const NAMED = ['Cancelled', 'DestinationDied', 'MirrorFailed', 'CopyStalled', 'DisksNotConverging', 'DowntimeBudgetExceeded', 'MemoryNotConverging', 'MigrationRefused', 'HostUnreachable', 'GuestGone', 'GuestCrashedAfterMove', 'ProcessFailed', 'GuestStateError', 'QmpMonitorBusy', 'QmpDisconnected'];
-const LOST = ['GuestGone', 'GuestCrashedAfterMove', 'QmpDisconnected', 'GuestStateError', 'MigrationRefused'];
+const NAMED = ['Cancelled', 'DestinationDied', 'MirrorFailed', 'CopyStalled', 'DisksNotConverging', 'DowntimeBudgetExceeded', 'MemoryNotConverging', 'MigrationRefused', 'HostUnreachable', 'GuestGone', 'GuestCrashedAfterMove', 'ProcessFailed', 'GuestStateError', 'QmpMonitorBusy', 'QmpDisconnected', 'PostCopyLost'];
+const LOST = ['GuestGone', 'GuestCrashedAfterMove', 'QmpDisconnected', 'GuestStateError', 'MigrationRefused', 'PostCopyLost'];
 /** Work that goes on after its workflow has ended, such as a report to the fleet. */
 const SETTLE_MS = 3_000;
 

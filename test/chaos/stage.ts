@@ -13,6 +13,7 @@ import { identify, isAlive, processExit, processOfPidFile } from '../../hypervis
 import { devHostConfig } from '../../workers/dev';
 import { freePort, startTemporalServer, type TemporalServer } from '../../workers/temporal-server';
 import { guardProcesses, qemuProcesses } from '../support/leftovers';
+import { NEVER } from '../support/never-converging';
 import { newerBinaries } from '../support/newer-qemu';
 import { Moments } from './moments';
 
@@ -20,6 +21,9 @@ const ROOT = join(__dirname, '../..');
 const MIB = 2 ** 20;
 export const GUEST = 'chaos';
 export const HOSTS = ['host-a', 'host-b'] as const;
+/** The guest's memory never converges, and goes by post-copy in the second try. */
+export const POST_COPY = process.env['VMFERRY_CHAOS_POST_COPY'] !== undefined;
+
 export type HostName = (typeof HOSTS)[number];
 /** What runs as a process of ours, and is started again when it ends. */
 export type Program = 'control' | HostName;
@@ -245,7 +249,7 @@ function definition() {
     // Odd on purpose: QEMU 7.2 under TCG corrupts the memory of migrated guests whose RAM is a multiple of 256 KiB.
     memory: '131080K',
     autostart: true,
-    boot: { kernel: '${boot}/vmlinuz', initrd: '${boot}/initramfs.img', append: guestKernelArguments({ rate: '2M', memory: '8M', dirty: '1M', dirtyBase: true }) },
+    boot: { kernel: '${boot}/vmlinuz', initrd: '${boot}/initramfs.img', append: guestKernelArguments({ rate: '2M', memory: '8M', dirty: '1M', ...(POST_COPY && NEVER), dirtyBase: true }) },
     disks: [0, 1].map((index) => ({ id: `drive-scsi-disk-${index}`, path: `\${images}/${GUEST}-${index}.raw`, format: 'raw', bus: 'virtio-scsi' })),
     arguments: ['-chardev', 'socket,id=serial0,path=${run}/serial.sock,server=on,wait=off', '-serial', 'chardev:serial0', '-qmp', 'unix:${run}/look.sock,server=on,wait=off'],
   };

@@ -43,7 +43,7 @@ async function startSleeper(): Promise<number> {
 test('a program is the launcher\'s child, with its output in its log, and only its user reaches the launcher', async () => {
   const pid = await startSleeper();
   expect(parentOf(pid)).toBe(launcher.pid);
-  expect(readFileSync(log(), 'utf8')).toMatch(/^begun\n0022\n$/);
+  expect(readFileSync(log(), 'utf8')).toMatch(/^begun\n0177\n$/);
   expect(statSync(socket()).mode & 0o777).toBe(0o600);
   await terminate(identify(pid)!, 0);
 });

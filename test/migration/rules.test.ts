@@ -221,7 +221,8 @@ test('R6, R8: agents that stop and start again while disks and memory move chang
   expect(guest.ticksSince(began).length).toBeGreaterThan(100);
   await expectWhole(guest);
   await expectClean(lab, { 'host-b': ['r8'] });
-  expect((await lab.history('r8')).events!.length).toBeLessThanOrEqual(120);
+  // Beside the steps: at most four quarters of a copy that are told, of four events each.
+  expect((await lab.history('r8')).events!.length).toBeLessThanOrEqual(120 + 4 * 4);
 }, 180_000);
 
 test('R10: at no moment is more than one copy startable: handed over before migrate-continue, startable there only by the marker before cont', async () => {

@@ -116,7 +116,7 @@ test('the command writes the page, or prints what is on record as JSON', async (
   mkdirSync(folder);
   expect(await cli('evacuate/h00', '-o', join(folder, 'e.html'))).toEqual({ code: 0, said: `The report of evacuate/h00 is in ${join(folder, 'e.html')}.\n` });
   const { said } = await cli('evacuate/h00', '--json');
-  const record = JSON.parse(said) as { outcome: string; orders: { by: string; what: string }[] };
+  const { record } = JSON.parse(said) as { record: { orders: { by: string; what: string }[] } };
   expect(record).toMatchObject({ kind: 'evacuation', host: 'h00', outcome: 'completed' });
   expect(record.orders.map(({ by, what }) => `${by} ${what}`)).toEqual([`ada lets ${STAYED} stay`, 'ada sets limits: perSource 3, perDestination 3', 'ada pauses: no other guest starts', 'ada approves the plan', 'ada resumes']);
 });

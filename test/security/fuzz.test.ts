@@ -102,6 +102,8 @@ describe('definitions and configurations', () => {
     );
   });
 
+  /** Without the paths that stay inside a root, or the guest's run folder. */
+  const elsewhere = (text: string) => text.split(/[,=]/).filter((part) => ![config.roots['images']!.path, config.runDir].some((folder) => part.startsWith(`${folder}/`)) || part.includes('..')).join(',');
   test('whatever arguments it has, QEMU gets a command line or nobody does; and no option of it names a file elsewhere', () => {
     fc.assert(
       fc.property(argv, fc.boolean(), (given, own) => {
@@ -111,7 +113,7 @@ describe('definitions and configurations', () => {
         } catch (error) {
           return clear(error, InvalidDefinition);
         }
-        expect(made.filter((text, index) => text.includes('/etc/shadow') && !['-append', '-name', '-cpu', '-uuid'].includes(made[index - 1]!.replace(/^--/, '-')) && !/(name|string|product)=[^,]*\/etc\/shadow/.test(text))).toEqual([]);
+        expect(made.filter((text, index) => elsewhere(text).includes('/etc/shadow') && !['-append', '-name', '-cpu', '-uuid'].includes(made[index - 1]!.replace(/^--/, '-')) && !/(name|string|product)=[^,]*\/etc\/shadow/.test(text))).toEqual([]);
       }),
       { numRuns: 1_500 },
     );

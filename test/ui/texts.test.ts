@@ -27,7 +27,7 @@ describe('summaries', () => {
   test('are short enough for the server, whatever names they have', () => {
     const name = 'n'.repeat(64);
     const targets = [{}, {}];
-    const input = { guest: name, from: name, to: name, host: name, hosts: [name, name], targets, plan: { disks: targets }, around: { budgetMs: 250 }, handOver: { memoryTry: 2, maxDowntimeMs: 500 }, bytesPerSecond: 1e9, ms: 100, sourceDisks: 'keep', keepHours: 24, pid: 4711, cordon: {} };
+    const input = { guest: name, from: name, to: name, host: name, hosts: [name, name], targets, plan: { disks: targets }, around: { budgetMs: 250 }, handOver: { memoryTry: 2, maxDowntimeMs: 500 }, bytesPerSecond: 1e9, ms: 100, sourceDisks: 'keep', keepHours: 24, pid: 4711, cordon: {}, seconds: 3 };
     const activities = Object.keys({ ...createHostActivities({ host: { store: {} } } as unknown as HostDependencies), ...fleetActivities({} as never) });
     expect(activities.length).toBeGreaterThan(40);
     for (const activity of activities) {
