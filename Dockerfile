@@ -35,7 +35,7 @@ RUN apt-get update -q && apt-get install -q -y --no-install-recommends qemu-syst
 COPY --from=guest /out/boot /srv/boot
 COPY deploy/container/hypervisor.sh deploy/container/healthy.js /usr/local/lib/vmferry/
 COPY --from=build /build/node_modules/zod /usr/local/lib/vmferry/node_modules/zod
-COPY --from=build /build/dist/hypervisor/launcher-main.js /build/dist/hypervisor/launch-request.js /build/dist/hypervisor/start-here.js /usr/local/lib/vmferry/
+COPY --from=build /build/dist/hypervisor/launcher-main.js /build/dist/hypervisor/launch-request.js /build/dist/hypervisor/start-here.js /build/dist/hypervisor/child-environment.js /usr/local/lib/vmferry/
 USER vmferry
 HEALTHCHECK --interval=10s --timeout=5s --start-period=20s CMD ["node", "/usr/local/lib/vmferry/healthy.js", "launcher", "/run/vmferry/launcher.sock"]
 ENTRYPOINT ["tini", "--", "/usr/local/lib/vmferry/hypervisor.sh", "/run/vmferry/launcher.sock"]

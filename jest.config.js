@@ -1,4 +1,4 @@
-/** Tests drive real QEMU under TCG on two cores: files run one after the other (see scripts/test.sh). */
+/** Tests drive real QEMU under TCG on two cores, and wait for most of their time: two files run at once (see scripts/test.sh). */
 module.exports = {
   testEnvironment: 'node',
   roots: ['<rootDir>/test'],

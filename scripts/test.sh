@@ -25,4 +25,4 @@ step npm run --silent lint
 step wait "$types"
 step api_is_current
 # What a simulation leaves running in the tests' own process must not hold CI.
-exec npx jest --runInBand --forceExit "$@"
+exec npx jest --maxWorkers=2 --forceExit "$@"
