@@ -98,3 +98,16 @@ describe('deploy/systemd', () => {
 test('shell scripts that are deployed are such', () => {
   for (const script of ['container/hypervisor.sh', 'container/demo-guest.sh', 'compose/temporal-schema.sh', 'compose/temporal-namespace.sh']) execFileSync('sh', ['-n', deploy(script)]);
 });
+
+test('the image of a hypervisor has every file that its launcher needs', () => {
+  const needed = new Set<string>();
+  const follow = (name: string): void => {
+    if (needed.has(name)) return;
+    needed.add(name);
+    for (const [, next] of text(join(ROOT, 'hypervisor', `${name}.ts`)).matchAll(/from '\.\/([a-z-]+)'/g)) follow(next!);
+  };
+  follow('launcher-main');
+  expect(needed.size).toBeGreaterThan(2);
+  const copied = [...text(join(ROOT, 'Dockerfile')).matchAll(/\/build\/dist\/hypervisor\/([a-z-]+)\.js/g)].map(([, name]) => name!);
+  expect(copied.sort()).toEqual([...needed].sort());
+});
