@@ -7,7 +7,7 @@ import { liftThrottle, sourceRecord } from '../hypervisor/guest-throttle';
 import { GuestStateError, OwnershipUnknown } from '../hypervisor/host';
 import { greet } from '../hypervisor/lease';
 import { quitQemu } from '../hypervisor/launch';
-import { cancelMigration, migrationState, type OutgoingState } from '../hypervisor/migration';
+import { cancelMigration, leavePostmigrate, migrationState, type OutgoingState } from '../hypervisor/migration';
 import { clearMirrors, type CopyMode, ensureMirrors, type MirrorTarget } from '../hypervisor/mirrors';
 import { PostCopyLost, resumePages } from '../hypervisor/post-copy';
 import { type Findings, type GuestPlan, inspectSource } from '../hypervisor/preflight';
@@ -116,11 +116,13 @@ export function sourceActivities(deps: HostDependencies) {
         await stopGuard(host, guest);
         if (!host.process(guest)) return 'gone';
         const qmp = await host.monitor(guest).connection();
-        if (isHandedOver(await cancelMigration(qmp, HANG_MS))) return 'completed';
+        const end = await cancelMigration(qmp, HANG_MS);
+        if (isHandedOver(end)) return 'completed';
         // A post-copy that failed as it began: the guest is paused, and only the destination knows whether it is whole.
         const record = store.attempt(guest);
         if (record?.role === 'source' && record.postCopy && store.ownership(guest)?.state === 'handed-over' && (await qmp.execute('query-status')).status === 'postmigrate') return 'completed';
         if (store.ownership(guest)?.state !== 'owner') await store.setOwnership(guest, owner());
+        if (end === 'cancelled' && record?.role === 'source') await leavePostmigrate(qmp, record.wasRunning);
         return 'running';
       });
     },
@@ -142,10 +144,7 @@ export function sourceActivities(deps: HostDependencies) {
           await quitQemu(host, guest);
           throw new PostCopyLost(`guest ${guest} is lost as a running one: ${input.instead ? `${input.instead.host}, where it ran, was confirmed fenced` : 'its destination ended just after post-copy had begun'}, and QEMU cannot take post-copy back. Its disks on ${host.name} are whole${input.instead ? ', as they were when it left' : ''}: start it here (vmferry vm start ${guest})`);
         }
-        if ((await qmp.execute('query-status')).status !== 'postmigrate') return;
-        const paused = record?.role === 'source' && !record.wasRunning;
-        // QEMU leaves `postmigrate`, from which it can neither move nor be started, by `cont` alone: a paused guest runs for a moment.
-        await Promise.all([qmp.execute('cont'), ...(paused ? [qmp.execute('stop')] : [])]);
+        await leavePostmigrate(qmp, !(record?.role === 'source' && !record.wasRunning));
       });
     },
 

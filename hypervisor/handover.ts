@@ -9,7 +9,7 @@ import { sourceRecord } from './guest-throttle';
 import type { Host } from './host';
 import { GiveUp, type GiveUpKind, type HandOverPlan, type HandOverResult, type HandOverSignals, type SourceWindow } from './handover-plan';
 import { Lease } from './lease';
-import { beginMigration, cancelMigration, migrationState, outgoingState, yankMigration } from './migration';
+import { beginMigration, cancelMigration, leavePostmigrate, migrationState, outgoingState, yankMigration } from './migration';
 import { assertMirroring, assertNoMirrors, clearMirrors, ensureMirrors, finishMirrors, mirrorStates, MirrorFailed, yankDisks } from './mirrors';
 import { nbdAnswers } from './nbd-probe';
 import { switchesToPostCopy } from './post-copy';
@@ -377,6 +377,7 @@ class HandOver {
     this.timers.forEach(clearTimeout);
     this.signals.note('the migration is cancelled, the guest is the source\'s');
     await this.ownAgain();
+    if (end === 'cancelled') await leavePostmigrate(this.qmp, sourceRecord(this.host, this.guest).wasRunning);
     const pausedMs = this.budget && sourceRecord(this.host, this.guest).wasRunning ? Math.max(0, Math.round(Date.now() - this.moments.stopped!)) : undefined;
     const states = rearmed ? await mirrorStates(this.qmp, this.plan.targets, this.plan.attempt).catch(() => []) : [];
     // Once cut, QEMU's NBD client does not connect again (measured on 7.2): such a mirror is lost.

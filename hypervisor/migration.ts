@@ -121,6 +121,15 @@ function stateOf(status: string | undefined, runState: string): OutgoingState {
   return runState === 'finish-migrate' ? 'continued' : 'none';
 }
 
+/**
+ * Lets a guest run on that is this host's (R4), if QEMU is in `postmigrate`: a post-copy try that is cancelled in the pause ends so on QEMU 7.2, with nothing
+ * handed over. QEMU leaves `postmigrate`, from which it can neither move nor be started, by `cont` alone: a paused guest runs for a moment.
+ */
+export async function leavePostmigrate(qmp: QmpConnection, wasRunning: boolean): Promise<void> {
+  if ((await qmp.execute('query-status')).status !== 'postmigrate') return;
+  await Promise.all([qmp.execute('cont'), ...(wasRunning ? [] : [qmp.execute('stop')])]);
+}
+
 /** How often the state is looked at while a migration ends: not all that matters has an event. */
 const LOOK_MS = 20;
 /** QEMU cancels in far less; one that takes longer has run into its own race. */
