@@ -374,6 +374,10 @@ class HandOver {
     const end = await cancelMigration(this.qmp, limitMs, () => this.cutConnections());
     // A cancel that came too late: everything was handed over, and the table of R4 decides.
     if (end === 'completed') return { source: 'completed' };
+    if (end === 'post-copy' || end === 'post-copy-paused') {
+      await this.tellHandedOver();
+      return { source: 'post-copy', message: 'a cancel came after migrate-continue' };
+    }
     this.timers.forEach(clearTimeout);
     this.signals.note('the migration is cancelled, the guest is the source\'s');
     await this.ownAgain();
