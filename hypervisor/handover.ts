@@ -9,7 +9,7 @@ import { sourceRecord } from './guest-throttle';
 import type { Host } from './host';
 import { GiveUp, type GiveUpKind, type HandOverPlan, type HandOverResult, type HandOverSignals, type SourceWindow } from './handover-plan';
 import { Lease } from './lease';
-import { beginMigration, cancelMigration, leavePostmigrate, migrationState, outgoingState, yankMigration } from './migration';
+import { beginMigration, cancelMigration, leavePostmigrate, migrationState, type OutgoingState, outgoingState, yankMigration } from './migration';
 import { assertMirroring, assertNoMirrors, clearMirrors, ensureMirrors, finishMirrors, mirrorStates, MirrorFailed, yankDisks } from './mirrors';
 import { nbdAnswers } from './nbd-probe';
 import { switchesToPostCopy } from './post-copy';
@@ -24,7 +24,7 @@ const HANG_MS = 2_000;
  */
 const LAST_MS = 120;
 const STALL_LOOK_MS = 1_000;
-const POST_COPY_LOOK_MS = 100;
+const LOOK_MS = 100;
 const FOREVER_MS = 2 ** 30;
 /** How long the destination's agent may take to answer before the memory is sent. */
 const MEET_MS = 15_000;
@@ -116,9 +116,10 @@ class HandOver {
           await this.runOn(new GiveUp('interrupted', 'its agent ended while the guest was paused'));
           return;
         }
-        if (state === 'post-copy' || state === 'post-copy-paused') return await this.tellHandedOver();
+        // The last page may have come before anybody looked.
+        if (state === 'post-copy' || state === 'post-copy-paused' || (state === 'completed' && this.plan.settings.postCopy)) return await this.tellHandedOver();
         if (state !== 'active' && state !== 'continued') return;
-        await events.next({ signal: this.signals.leave });
+        await nextOrLook(events, state, this.signals.leave);
       }
     } finally {
       this.timers.forEach(clearTimeout);
@@ -205,7 +206,7 @@ class HandOver {
         await this.qmp.execute('migrate-start-postcopy').catch((error: Error) => this.abandon('migration-failed', `QEMU does not switch to post-copy: ${error.message}`));
         return;
       }
-      await delay(POST_COPY_LOOK_MS, undefined, { signal: this.giveUp.signal }).catch(() => undefined);
+      await delay(LOOK_MS, undefined, { signal: this.giveUp.signal }).catch(() => undefined);
     }
   }
 
@@ -318,11 +319,11 @@ class HandOver {
         return { source: 'running', because: 'migration-failed', message: `the hand-over of its memory ended as ${state}`, mirrorsReady: false };
       }
       // Pages may come for hours: an agent that stops leaves them to QEMU.
-      const event = await (state === 'post-copy' ? this.nextWhilePagesGo(events) : events.next());
-      if (event.event === 'MIGRATION') {
+      const event = await (state === 'post-copy' ? this.nextWhilePagesGo(events) : nextOrLook(events, state));
+      if (event?.event === 'MIGRATION') {
         state = outgoingState(event.data.status);
         if (state === 'completed') this.moments.completed = eventTimeMs(event);
-      }
+      } else if (!event) state = await migrationState(this.qmp);
     }
   }
 
@@ -439,3 +440,11 @@ class HandOver {
 }
 
 type Events = QmpEventQueue<'MIGRATION' | 'STOP' | 'RESUME'>;
+
+/** The next event; after `migrate-continue` undefined when it is time to look: `completed` may have been said a moment before the run state followed it. */
+async function nextOrLook(events: Events, state: OutgoingState, signal?: AbortSignal): Promise<Awaited<ReturnType<Events['next']>> | undefined> {
+  return await events.next({ ...(signal && { signal }), ...(state === 'continued' && { timeoutMs: LOOK_MS }) }).catch((error: unknown) => {
+    if (error instanceof QmpTimeout) return undefined;
+    throw error;
+  });
+}
