@@ -1,6 +1,7 @@
 import { cancelMigration } from '../../hypervisor/migration';
 import { QmpConnection } from '../../qmp/connection';
-import { FakeMonitor, socketFolder } from '../qmp/fake-monitor';
+import { socketFolder } from '../qmp/fake-monitor';
+import { type ScriptedState, scriptedQemu } from './scripted-qemu';
 
 /**
  * QEMU 7.2's own race, which real runs met by chance: `migrate_cancel` between STOP and `pre-switchover` leaves it `cancelling`, guest paused, for
@@ -9,30 +10,11 @@ import { FakeMonitor, socketFolder } from '../qmp/fake-monitor';
 const folder = socketFolder();
 afterAll(() => folder.remove());
 
-/** Answers as a QEMU whose migration goes through these states; `next` says which command, or how many looks, lead on. */
-async function qemu(name: string, states: { status: string; run: string; until: string | number }[]) {
-  const monitor = await FakeMonitor.listen(folder.path(name));
-  const connecting = QmpConnection.connect(monitor.path);
-  const client = await monitor.clients.next();
-  const asked: string[] = [];
-  let looks = 0;
-  void (async () => {
-    for (;;) {
-      const request = await client.requests.next();
-      const [state] = states;
-      if (request.execute === 'query-migrate') client.reply(request, { status: state!.status });
-      else if (request.execute === 'query-status') {
-        client.reply(request, { status: state!.run, running: state!.run === 'running' });
-        if (++looks === state!.until) [looks] = [0, states.shift()];
-      } else {
-        asked.push(`${request.execute} ${JSON.stringify(request.arguments ?? {})} while ${state!.status}`);
-        if (request.execute === state!.until) states.shift();
-        client.reply(request, {});
-      }
-    }
-  })();
-  const qmp = await connecting;
-  return { qmp, asked, close: () => (qmp.close(), monitor.close()) };
+/** A QEMU in these states, and the connection that asks it. */
+async function qemu(name: string, states: ScriptedState[]) {
+  const { asked, close } = await scriptedQemu(folder.path(name), states);
+  const qmp = await QmpConnection.connect(folder.path(name));
+  return { qmp, asked, close: async () => (qmp.close(), await close()) };
 }
 
 test('a cancel waits until a guest that is being paused has come to pre-switchover', async () => {
