@@ -1,12 +1,9 @@
-import { execFileSync, spawnSync } from 'node:child_process';
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
 import { VmferryError } from '../client/migration-client';
 import { GUEST, HOSTS, Stage } from '../demo/stage';
 import { createLogger, installRuntime } from '../workers/logger';
 import type { MigrateVmInput } from '../workflows/messages';
 import type { Steer } from '../workflows/steer';
+import { plot } from './plot';
 
 /**
  * `npm run bench:divergence`: a guest that writes three times what its copy carries, once with each remedy and once with none, through the client
@@ -33,7 +30,7 @@ const CASES: Case[] = [
 
 interface Row {
   name: string;
-  points: { s: number; mb: number }[];
+  points: { x: number; y: number }[];
   outcome: string;
   guestMbPerSecond: number;
   downtimeMs?: number;
@@ -52,7 +49,7 @@ async function measure({ name, input, steer }: Case): Promise<Row> {
     let guestMbPerSecond = 0;
     let steered = false;
     for await (const view of migration.watch()) {
-      if (view.disks) points.push({ s: (Date.now() - began) / 1000, mb: view.disks.reduce((sum, disk) => sum + disk.remainingBytes, 0) / 1e6 });
+      if (view.disks) points.push({ x: (Date.now() - began) / 1000, y: view.disks.reduce((sum, disk) => sum + disk.remainingBytes, 0) / 1e6 });
       if (view.asks && steer && !steered) {
         steered = true;
         await migration.steer(steer);
@@ -76,27 +73,6 @@ async function measure({ name, input, steer }: Case): Promise<Row> {
   }
 }
 
-/** By gnuplot, where it is: the figures are printed in any case. */
-function plot(rows: Row[]): void {
-  if (spawnSync('gnuplot', ['--version']).status !== 0) {
-    say('no plot: install gnuplot-nox and run this again');
-    return;
-  }
-  const folder = mkdtempSync(join(tmpdir(), 'vmferry-plot-'));
-  try {
-    const files = rows.map(({ points }, index) => {
-      const file = join(folder, `${index}.dat`);
-      writeFileSync(file, points.map(({ s, mb }) => `${s.toFixed(2)} ${mb.toFixed(3)}`).join('\n') + '\n');
-      return file;
-    });
-    const curves = rows.map(({ name }, index) => `'${files[index]}' using 1:2 with linespoints linewidth 2 pointsize 0.4 title '${name}'`).join(', ');
-    const script = `set terminal svg size 800,420 font 'sans,12' background 'white'; set output 'docs/divergence-remaining.svg'; set grid; set xlabel 'seconds since the start'; set ylabel 'MB that remain, both disks'; set yrange [0:*]; set key outside bottom horizontal; plot ${curves}`;
-    execFileSync('gnuplot', ['-e', script]);
-  } finally {
-    rmSync(folder, { recursive: true });
-  }
-}
-
 async function main(): Promise<void> {
   installRuntime(createLogger({ pretty: true, level: 'error' }));
   const rows: Row[] = [];
@@ -104,7 +80,7 @@ async function main(): Promise<void> {
   console.log(`\nLink ${LINK / 1e6} MB/s (our cap), guest 2 × 15 MB/s in random 16 KiB writes, 2 × 48 MiB, budget 1 s; 0 blocks lost in each\n`);
   console.log('| remedy | moved | after | pause | guest writes meanwhile |\n|---|---|---|---|---|');
   for (const { name, outcome, totalS, downtimeMs, guestMbPerSecond } of rows) console.log(`| ${name} | ${outcome} | ${totalS.toFixed(1)} s | ${downtimeMs === undefined ? '–' : `${downtimeMs} ms`} | ${guestMbPerSecond.toFixed(1)} MB/s |`);
-  plot(rows);
+  plot('docs/divergence-remaining.svg', { x: 'seconds since the start', y: 'MB that remain, both disks', curves: rows.map(({ name, points }) => ({ title: name, points })) });
 }
 
 main().then(

@@ -22,10 +22,11 @@ export class LibvirtSide implements Side {
   readonly name = 'libvirt';
   private readonly daemons: ChildProcess[] = [];
 
-  private constructor(private readonly folder: string, private readonly namespaces: Namespaces) {}
+  private constructor(private readonly folder: string, private readonly namespaces: Namespaces, private readonly certificates: string | undefined) {}
 
-  static async open(folder: string, namespaces: Namespaces): Promise<LibvirtSide> {
-    const side = new LibvirtSide(join(folder, 'libvirt'), namespaces);
+  /** `certificates`: a folder of `ensureCertificates`; without one as plain text. */
+  static async open(folder: string, namespaces: Namespaces, certificates?: string): Promise<LibvirtSide> {
+    const side = new LibvirtSide(join(folder, 'libvirt'), namespaces, certificates);
     mkdirSync(side.guestFolder, { recursive: true });
     writeFileSync(side.emulator, emulatorScript(), { mode: 0o755 });
     try {
@@ -51,7 +52,7 @@ export class LibvirtSide implements Side {
     for (const folder of ['etc', 'var/lib', 'var/cache', 'var/log', 'var/tmp', 'run', 'sockets', 'guests']) mkdirSync(join(own, folder), { recursive: true });
     writeFileSync(join(own, 'etc/libvirtd.conf'), configuration({ unix_sock_dir: join(own, 'sockets'), auth_unix_ro: 'none', auth_unix_rw: 'none', host_uuid: randomUUID(), log_outputs: `3:file:${join(own, 'daemon.log')}` }));
     // No other daemon, no cgroups, and the images as they are: what the bench does not compare.
-    writeFileSync(join(own, 'etc/qemu.conf'), configuration({ user: 'root', group: 'root', dynamic_ownership: 0, security_driver: 'none', cgroup_controllers: [], namespaces: [], stdio_handler: 'file' }));
+    writeFileSync(join(own, 'etc/qemu.conf'), configuration({ user: 'root', group: 'root', dynamic_ownership: 0, security_driver: 'none', cgroup_controllers: [], namespaces: [], stdio_handler: 'file', ...(this.certificates && { migrate_tls_x509_cert_dir: join(this.certificates, host) }) }));
     // libvirt does not start without the user that Debian's package of its service makes, though nothing runs as that user here.
     for (const file of ['passwd', 'group']) writeFileSync(join(own, file), `${readFileSync(`/etc/${file}`, 'utf8').replace(/^libvirt-qemu:.*\n/m, '')}libvirt-qemu:x:${NOBODY}:${file === 'passwd' ? `${NOBODY}::/nonexistent:/usr/sbin/nologin` : ''}\n`);
     const places = { etc: '/etc/libvirt', passwd: '/etc/passwd', group: '/etc/group', var: '/var', run: '/run', guests: this.guestFolder };
@@ -94,7 +95,7 @@ export class LibvirtSide implements Side {
     const over = new AbortController();
     const attached = guest.attach(this.onHost('b', `${name}.sock`), { signal: over.signal }).catch(() => undefined);
     const command = ['--quiet', '--connect', this.uri('a'), 'migrate', '--live', '--copy-storage-all', '--auto-converge', name, this.uri('b'),
-      '--migrateuri', `tcp://${LINK_ADDRESSES.b}`, '--disks-uri', `tcp://${LINK_ADDRESSES.b}:${NBD_PORT}`, '--listen-address', LINK_ADDRESSES.b];
+      '--migrateuri', `tcp://${LINK_ADDRESSES.b}`, '--disks-uri', `tcp://${LINK_ADDRESSES.b}:${NBD_PORT}`, '--listen-address', LINK_ADDRESSES.b, ...(this.certificates ? ['--tls'] : [])];
     const child = spawn('virsh', command, { stdio: ['ignore', 'ignore', 'pipe'] });
     let said = '';
     child.stderr.on('data', (text: Buffer) => (said += text.toString()));

@@ -19,10 +19,11 @@ export class VmferrySide implements Side {
   private readonly children: ChildProcess[] = [];
   private client!: MigrationClient;
 
-  private constructor(private readonly folder: string, private readonly namespaces: Namespaces) {}
+  private constructor(private readonly folder: string, private readonly namespaces: Namespaces, private readonly certificates: string | undefined) {}
 
-  static async open(folder: string, namespaces: Namespaces): Promise<VmferrySide> {
-    const side = new VmferrySide(join(folder, 'vmferry'), namespaces);
+  /** `certificates`: a folder of `ensureCertificates`; without one as plain text. */
+  static async open(folder: string, namespaces: Namespaces, certificates?: string): Promise<VmferrySide> {
+    const side = new VmferrySide(join(folder, 'vmferry'), namespaces, certificates);
     mkdirSync(side.folder, { recursive: true });
     try {
       await side.start();
@@ -49,7 +50,7 @@ export class VmferrySide implements Side {
         name: host,
         address: LINK_ADDRESSES[host],
         temporal: { address: `${CONTROL_ADDRESSES[host]}:${TEMPORAL_PORT}` },
-        insecure: true,
+        ...(this.certificates ? { tls: { dir: join(this.certificates, host) } } : { insecure: true }),
         stateDir: join(this.folder, host, 'state'),
         runDir: join(this.folder, host, 'run'),
         roots: { images, boot: dirname(guestArtifacts().kernel) },
