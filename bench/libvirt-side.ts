@@ -93,7 +93,7 @@ export class LibvirtSide implements Side {
 
   async move(name: string, guest: TestGuest, deadlineMs: number): Promise<boolean> {
     const over = new AbortController();
-    const attached = guest.attach(this.onHost('b', `${name}.sock`), { signal: over.signal }).catch(() => undefined);
+    void guest.stayAttached(this.onHost('b', `${name}.sock`), over.signal);
     const command = ['--quiet', '--connect', this.uri('a'), 'migrate', '--live', '--copy-storage-all', '--auto-converge', name, this.uri('b'),
       '--migrateuri', `tcp://${LINK_ADDRESSES.b}`, '--disks-uri', `tcp://${LINK_ADDRESSES.b}:${NBD_PORT}`, '--listen-address', LINK_ADDRESSES.b, ...(this.certificates ? ['--tls'] : [])];
     const child = spawn('virsh', command, { stdio: ['ignore', 'ignore', 'pipe'] });
@@ -106,7 +106,7 @@ export class LibvirtSide implements Side {
     }, deadlineMs);
     const code = await new Promise((resolve) => child.once('close', resolve));
     clearTimeout(timer);
-    if (code === 0) await attached;
+    if (code === 0) await guest.nextTick();
     over.abort();
     if (code !== 0 && !late) throw new Error(`virsh migrate: ${said.trim()}`);
     return code === 0;

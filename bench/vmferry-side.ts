@@ -91,7 +91,7 @@ export class VmferrySide implements Side {
 
   async move(name: string, guest: TestGuest, deadlineMs: number): Promise<boolean> {
     const over = new AbortController();
-    const attached = guest.attach(this.serial('b', name), { signal: over.signal }).catch(() => undefined);
+    void guest.stayAttached(this.serial('b', name), over.signal);
     // Otherwise as it is when nothing is said; libvirt, too, leaves the source's images.
     const migration = await this.client.migrate({ vm: name, to: 'b' });
     let late = false;
@@ -101,7 +101,7 @@ export class VmferrySide implements Side {
     }, deadlineMs);
     try {
       const { outcome } = await migration.result();
-      if (outcome === 'completed') await attached;
+      if (outcome === 'completed') await guest.nextTick();
       return outcome === 'completed';
     } catch (error) {
       if (!late) throw error;

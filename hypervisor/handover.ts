@@ -3,6 +3,7 @@ import type { QmpConnection } from '../qmp/connection';
 import { QmpCommandFailed, QmpTimeout } from '../qmp/errors';
 import { eventTimeMs, type QmpEventQueue } from '../qmp/event-queue';
 import type { Channel } from './credentials';
+import { raiseDowntimeLimit } from './downtime-steps';
 import { DrainForecast } from './drain-forecast';
 import type { SourceAttempt } from './guest-store';
 import { sourceRecord } from './guest-throttle';
@@ -56,6 +57,7 @@ export async function guardSource(host: Host, guest: string, plan: HandOverPlan,
  */
 class HandOver {
   private readonly giveUp = new AbortController();
+  private readonly ended = new AbortController();
   private readonly moments: Partial<SourceWindow> = {};
   private readonly timers = new Set<NodeJS.Timeout>();
   private lease: Lease | undefined;
@@ -63,7 +65,6 @@ class HandOver {
   private marked: Promise<void> | undefined;
   private cancelsSent = false;
   private told: Promise<void> | undefined;
-  private over = false;
   private connectionsCut = false;
   /** Mirrors that this very object saw end well: a job that is not there is no proof of anything. */
   private readonly proven = new Set<string>();
@@ -98,7 +99,7 @@ class HandOver {
       if (this.budget) await this.runOn(new GiveUp('interrupted', reason.message)).catch(() => undefined);
       throw error;
     } finally {
-      this.over = true;
+      this.ended.abort();
       this.signals.cancel.removeEventListener('abort', onCancel);
       this.timers.forEach(clearTimeout);
       this.lease?.close();
@@ -175,6 +176,7 @@ class HandOver {
     const deadline = this.later(this.plan.memoryDeadlineMs, () => this.abandon('memory-deadline', `its memory did not converge within ${this.plan.memoryDeadlineMs / 1000} s`));
     void this.watchStall();
     if (this.plan.settings.postCopy) void this.startPostCopy();
+    else void raiseDowntimeLimit(this.qmp, this.plan.settings.downtimeLimitMs, AbortSignal.any([this.giveUp.signal, this.signals.leave, this.ended.signal]), () => this.budget !== undefined);
     // Asked only now: whatever happens from here on is in `events`.
     let state = await migrationState(this.qmp);
     while (state !== 'pre-switchover') {
@@ -199,7 +201,7 @@ class HandOver {
 
   /** Once everything was sent once, what is sent again is sent in vain: the guest dirties it. QEMU then pauses the guest as for any switchover, and waits. */
   private async startPostCopy(): Promise<void> {
-    while (!this.over && !this.budget && !this.giveUp.signal.aborted && !this.signals.leave.aborted && this.qmp.isOpen) {
+    while (!this.ended.signal.aborted && !this.budget && !this.giveUp.signal.aborted && !this.signals.leave.aborted && this.qmp.isOpen) {
       const { ram } = await this.qmp.execute('query-migrate').catch(() => ({ ram: undefined }));
       if (ram && ram['dirty-sync-count'] > 1) {
         this.signals.note('all of the memory was sent once: switches to post-copy');
@@ -220,7 +222,7 @@ class HandOver {
   /** A link that carries nothing is no event: what was sent is looked at, until the guest is paused. */
   private async watchStall(): Promise<void> {
     let [sent, since] = [-1, performance.now()];
-    while (!this.over && !this.budget && !this.giveUp.signal.aborted && !this.signals.leave.aborted && this.qmp.isOpen) {
+    while (!this.ended.signal.aborted && !this.budget && !this.giveUp.signal.aborted && !this.signals.leave.aborted && this.qmp.isOpen) {
       const { ram } = await this.qmp.execute('query-migrate').catch(() => ({ ram: undefined }));
       if (ram && ram.transferred !== sent) [sent, since] = [ram.transferred, performance.now()];
       if (performance.now() - since > this.plan.memoryStallMs) this.abandon('memory-deadline', `nothing of its memory was sent for ${Math.round(this.plan.memoryStallMs / 1000)} s: the destination hangs, or the link is dead`);

@@ -2,6 +2,7 @@ import type { QmpConnection } from '../qmp/connection';
 import { QmpCommandFailed, QmpTimeout } from '../qmp/errors';
 import type { MigrationParameters } from '../qmp/structures';
 import { addCredentials, type Channel, NO_TLS } from './credentials';
+import { downtimeLimit } from './downtime-steps';
 
 export interface MigrationSettings {
   /** Where the destination's QEMU listens; an IPv6 address without brackets. */
@@ -9,7 +10,7 @@ export interface MigrationSettings {
   port: number;
   /** Bytes a second for memory; undefined: as fast as the link. */
   bandwidthBytesPerSecond?: number;
-  /** QEMU pauses the guest when what remains can be sent in this time; at least 1 (facts/qemu.md §3: 0 is a trap). */
+  /** QEMU pauses the guest when what remains can be sent in this time, in milliseconds; the first passes get less (`raiseDowntimeLimit`). */
   downtimeLimitMs: number;
   /** This try switches to post-copy once all of the memory was sent once. */
   postCopy?: true;
@@ -56,7 +57,7 @@ export async function beginMigration(qmp: QmpConnection, settings: MigrationSett
     ...Object.fromEntries(Object.entries(settings.parameters ?? {}).filter(([name]) => name in known)),
     'max-bandwidth': settings.bandwidthBytesPerSecond ?? UNLIMITED,
     // A post-copy try that ended as a pre-copy would be given up (`switchesToPostCopy`): it gets as little room for that as there is.
-    'downtime-limit': settings.postCopy ? 1 : Math.max(1, Math.round(settings.downtimeLimitMs)),
+    'downtime-limit': settings.postCopy ? 1 : downtimeLimit(settings.downtimeLimitMs, 0),
     // Until the last page has come the guest is in danger, and slow: no cap holds any more (0: as fast as the link).
     ...(settings.postCopy && { 'max-postcopy-bandwidth': 0 }),
     ...tlsParameters(channel),

@@ -62,6 +62,11 @@ export class TestGuest {
     }
   }
 
+  /** Attaches to whichever QEMU listens at this socket, anew when it ends, until the signal is aborted or close(): a try that is given up takes its QEMU with it. */
+  async stayAttached(socketPath: string, signal: AbortSignal): Promise<void> {
+    while (!signal.aborted && !this.isClosed) await this.attach(socketPath, { signal }).then(({ ended }) => ended, () => undefined);
+  }
+
   /** Resolves once the guest is up and obeys: it has ticked and answered. */
   async ready(timeoutMs = 60_000): Promise<void> {
     const began = hostNowMs();

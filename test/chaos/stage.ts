@@ -11,9 +11,10 @@ import type { HostConfig } from '../../hypervisor/host-config';
 import { readJson } from '../../hypervisor/durable';
 import { identify, isAlive, processExit, processOfPidFile } from '../../hypervisor/processes';
 import { devHostConfig } from '../../workers/dev';
-import { freePort, startTemporalServer, type TemporalServer } from '../../workers/temporal-server';
+import { startTemporalServer, type TemporalServer } from '../../workers/temporal-server';
 import { guardProcesses, qemuProcesses } from '../support/leftovers';
 import { NEVER } from '../support/never-converging';
+import { freePorts } from '../support/free-ports';
 import { newerBinaries } from '../support/newer-qemu';
 import { Moments } from './moments';
 
@@ -52,7 +53,8 @@ export class Stage {
 
   static async open(): Promise<Stage> {
     const folder = mkdtempSync(join(existsSync('/dev/shm') ? '/dev/shm' : tmpdir(), 'vmc-'));
-    const ports = { port: await freePort(), uiPort: await freePort() };
+    const [port, uiPort] = (await freePorts(2)) as [number, number];
+    const ports = { port, uiPort };
     const temporal = await startTemporalServer({ ...ports, database: join(folder, 'temporal.db'), logFile: join(folder, 'temporal.log') });
     const stage = new Stage(folder, temporal, ports, await Moments.listen(join(folder, 'chaos.sock')));
     try {
@@ -179,11 +181,7 @@ export class Stage {
 
   /** Attaches to every QEMU that has the guest, or is about to get it, for as long as the guest is looked at. */
   private follow(guest: TestGuest): void {
-    for (const host of HOSTS) {
-      void (async () => {
-        while (!guest.isClosed) await guest.attach(this.runFile(host, 'serial.sock')).then(({ ended }) => ended, () => undefined);
-      })();
-    }
+    for (const host of HOSTS) void guest.stayAttached(this.runFile(host, 'serial.sock'), new AbortController().signal);
   }
 
   /** The guest was lost with its QEMU: another life of it is followed. */

@@ -1,13 +1,13 @@
 import { type ChildProcess, execFile, spawn } from 'node:child_process';
-import { randomBytes, randomInt } from 'node:crypto';
+import { randomBytes } from 'node:crypto';
 import { chmodSync, chownSync, closeSync, existsSync, mkdirSync, mkdtempSync, openSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
-import { type AddressInfo, createServer, type Server } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { promisify } from 'node:util';
 import { Client, Connection, WorkflowNotFoundError } from '@temporalio/client';
 import { DYNAMIC_CONFIG } from '../../workers/temporal-server';
+import { freePorts } from '../support/free-ports';
 
 const LOOPBACK = '127.0.0.1';
 const USER = 'temporal';
@@ -18,8 +18,6 @@ const SHARDS = 4;
 const RETENTION_SECONDS = 24 * 3600;
 /** A quiet machine needs 5 s for all of it. */
 const START_MS = 120_000;
-/** The server's table of its own members keeps a port in PostgreSQL's `smallint`: with a greater one it ends at start. Also below the ports that the kernel gives away. */
-const PORTS = { from: 20_000, to: 32_767 } as const;
 /** Debian's and Ubuntu's `nobody` and `nogroup`: PostgreSQL refuses root. Not `postgres`, who may do what he likes to the distribution's databases. */
 const NOBODY = 65_534;
 
@@ -162,25 +160,6 @@ export class TemporalCluster {
 
   private async run(program: string, args: string[], options: { uid?: number; gid?: number; env?: NodeJS.ProcessEnv }): Promise<void> {
     await promisify(execFile)(program, args, { cwd: '/', ...options });
-  }
-}
-
-/** Different ports that nobody listens on now. Throws if there are none. */
-async function freePorts(count: number): Promise<number[]> {
-  const held: Server[] = [];
-  try {
-    for (let tries = 0; held.length < count; tries++) {
-      if (tries > 1_000) throw new Error(`no free ports on ${LOOPBACK} between ${PORTS.from} and ${PORTS.to}`);
-      const server = createServer();
-      const free = await new Promise<boolean>((resolve) => {
-        server.once('error', () => resolve(false));
-        server.listen(randomInt(PORTS.from, PORTS.to + 1), LOOPBACK, () => resolve(true));
-      });
-      if (free) held.push(server);
-    }
-    return held.map((server) => (server.address() as AddressInfo).port);
-  } finally {
-    for (const server of held) await new Promise((resolve) => server.close(resolve));
   }
 }
 
