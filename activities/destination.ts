@@ -13,7 +13,7 @@ import { type GuestPlan, inspectDestination, leftBehind, type Findings } from '.
 import { retireCopy } from '../hypervisor/retire';
 import { ensureExports, type Exports, setBandwidth, stopStorageDaemon } from '../hypervisor/storage-daemon';
 import type { Task } from '../hypervisor/switchovers';
-import { destinationAttempt, destinationState, destroyIncoming, isMarked, openIncoming, takeOver, type TakeOverResult } from '../hypervisor/takeover';
+import { type DestinationState, destinationAttempt, destinationState, destroyIncoming, isMarked, openIncoming, takeOver, type TakeOverResult } from '../hypervisor/takeover';
 import { announceSoon, attached, guarded, type HostDependencies, type MigrationRef, runStep } from './context';
 
 /** How long the images of a copy are kept whose migration was terminated before it could say what becomes of them. */
@@ -117,7 +117,7 @@ export function destinationActivities(deps: HostDependencies) {
     },
 
     /** What this host knows of the guest, for the ownership table. A guest that has arrived and does not run yet is let run. */
-    async destinationState(input: MigrationRef): Promise<{ alive: boolean; marker: boolean; guest?: TakeOverResult['guest'] }> {
+    async destinationState(input: MigrationRef): Promise<DestinationState> {
       return await runStep(deps, 'switchover', input, () => destinationState(host, input.guest, input.attempt));
     },
 

@@ -13,7 +13,7 @@ import { Lease } from './lease';
 import { beginMigration, cancelMigration, leavePostmigrate, migrationState, type OutgoingState, outgoingState, yankMigration } from './migration';
 import { assertMirroring, assertNoMirrors, clearMirrors, ensureMirrors, finishMirrors, mirrorStates, MirrorFailed, yankDisks } from './mirrors';
 import { nbdAnswers } from './nbd-probe';
-import { switchesToPostCopy } from './post-copy';
+import { nextWhilePagesGo, switchesToPostCopy } from './post-copy';
 
 /** `migrate-continue` is sent only to a destination that was heard of within this time. */
 const FRESH_MS = 250;
@@ -321,25 +321,12 @@ class HandOver {
         return { source: 'running', because: 'migration-failed', message: `the hand-over of its memory ended as ${state}`, mirrorsReady: false };
       }
       // Pages may come for hours: an agent that stops leaves them to QEMU.
-      const event = await (state === 'post-copy' ? this.nextWhilePagesGo(events) : nextOrLook(events, state));
+      const event = await (state === 'post-copy' ? nextWhilePagesGo(this.qmp, events, { stallMs: this.plan.memoryStallMs, leave: this.signals.leave, lease: this.lease }) : nextOrLook(events, state));
+      if (event === 'over') return { source: 'post-copy', message: 'its destination has ended, or takes no page any more', ...this.window };
       if (event?.event === 'MIGRATION') {
         state = outgoingState(event.data.status);
         if (state === 'completed') this.moments.completed = eventTimeMs(event);
       } else if (!event) state = await migrationState(this.qmp);
-    }
-  }
-
-  /** A link that carries nothing is no event here either: a post-copy that stands still is cut, so that it can be mended. */
-  private async nextWhilePagesGo(events: Events): ReturnType<Events['next']> {
-    for (let sent = -1; ; ) {
-      try {
-        return await events.next({ signal: this.signals.leave, timeoutMs: this.plan.memoryStallMs });
-      } catch (error) {
-        if (!(error instanceof QmpTimeout)) throw error;
-        const { ram } = await this.qmp.execute('query-migrate');
-        if (ram?.transferred === sent) await this.qmp.executeOob('migrate-pause').catch(() => undefined);
-        sent = ram?.transferred ?? -1;
-      }
     }
   }
 

@@ -165,7 +165,7 @@ export type LeaseLoss = { kind: 'peer-gone' | 'peer-silent'; message: string };
 export class Lease {
   private socket: Socket | undefined;
   private lastBeatAt = performance.now();
-  private gone: string | undefined;
+  private ended: string | undefined;
   private armed: boolean | undefined;
   private handedOver: true | undefined;
   private heardHandedOver = false;
@@ -202,14 +202,20 @@ export class Lease {
     }
   }
 
+  /** Resolves when the destination's agent says that its QEMU has ended, for which it may need any time. Rejects when the signal is aborted. */
+  async gone(signal: AbortSignal): Promise<'gone'> {
+    while (this.ended === undefined) await this.change(signal);
+    return 'gone';
+  }
+
   /** Resolves when the destination was heard of within the last `limitMs`; waits for it if need be. */
   async fresh(limitMs: number, signal: AbortSignal): Promise<void> {
-    while (this.gone === undefined && this.silentForMs > limitMs) await this.change(signal);
+    while (this.ended === undefined && this.silentForMs > limitMs) await this.change(signal);
   }
 
   /** Why the lease is not good now, if so. */
   loss(limitMs: number): LeaseLoss | undefined {
-    if (this.gone !== undefined) return { kind: 'peer-gone', message: this.gone };
+    if (this.ended !== undefined) return { kind: 'peer-gone', message: this.ended };
     const silent = this.silentForMs;
     return silent > limitMs ? { kind: 'peer-silent', message: `nothing heard from the destination for ${Math.round(silent)} ms` } : undefined;
   }
@@ -251,7 +257,7 @@ export class Lease {
     } else if ('armed' in message) {
       this.armed = message.armed;
       this.heardHandedOver ||= message.handedOver ?? false;
-    } else if ('gone' in message) this.gone = message.gone;
+    } else if ('gone' in message) this.ended = message.gone;
     else if ('refused' in message) this.refusal = `${this.peer.name} refuses ${this.config.name}: ${message.refused}`;
     this.waiters.forEach((wake) => wake());
   }

@@ -2,6 +2,7 @@ import { setTimeout as delay } from 'node:timers/promises';
 import type { QmpConnection } from '../qmp/connection';
 import { QmpCommandFailed, QmpDisconnected, QmpTimeout } from '../qmp/errors';
 import type { Host } from './host';
+import type { Lease } from './lease';
 import { emulatorPath } from './launch';
 import { migrationState, migrationUri, POST_COPY } from './migration';
 import { isAddressInUse, noFreePort, portsInOrder } from './ports';
@@ -93,6 +94,37 @@ export async function listenForPages(host: Host, guest: string): Promise<{ host:
     }
   }
   throw noFreePort(host.config);
+}
+
+/**
+ * The next event of a source that sends pages. A link that carries nothing is no event: a post-copy that stands still for `stallMs`, or whose destination has ended by
+ * the word of its agent, is cut, so that it can be mended. `over`: QEMU does not take that (7.2 waits for ever for the end of a return path whose destination died
+ * with every page sent). Rejects when `leave` is aborted: pages may go for hours, and QEMU sends them by itself.
+ */
+export async function nextWhilePagesGo<Event extends object>(qmp: QmpConnection, events: { next(options: { signal: AbortSignal; timeoutMs: number }): Promise<Event> }, { stallMs, leave, lease }: { stallMs: number; leave: AbortSignal; lease: Lease | undefined }): Promise<Event | 'over'> {
+  const over = new AbortController();
+  const gone = lease?.gone(over.signal).catch(() => undefined);
+  try {
+    for (let [sent, cut] = [-1, false]; ; ) {
+      const waiting = new AbortController();
+      const next = events.next({ signal: AbortSignal.any([leave, waiting.signal]), timeoutMs: cut ? RESUME_MS : stallMs }).catch((error: unknown) => {
+        if (!(error instanceof QmpTimeout)) throw error;
+        return 'still' as const;
+      });
+      const first = await Promise.race([next, ...(gone && !cut ? [gone] : [])]);
+      waiting.abort();
+      if (typeof first === 'object') return first;
+      const { ram } = await qmp.execute('query-migrate');
+      if (cut) return 'over';
+      if (first === 'gone' || ram?.transferred === sent) {
+        await qmp.executeOob('migrate-pause').catch(() => undefined);
+        cut = true;
+      }
+      sent = ram?.transferred ?? -1;
+    }
+  } finally {
+    over.abort();
+  }
 }
 
 /** Lets the source go on sending pages; says whether it does. Nothing happens if all were sent, or it is under way. */

@@ -27,6 +27,8 @@ export interface TakeOverResult {
   /** `paused`: the guest was paused when it left, and arrives so. */
   guest: 'running' | 'paused';
   window?: DestinationWindow;
+  /** Post-copy: QEMU waits for a page, and has not said that the guest runs. `destinationState` sees to that once pages have come. */
+  unanswered?: true;
 }
 
 /** The incoming QEMU ended before the guest had arrived; `marker` says whether it may have run. */
@@ -42,6 +44,8 @@ const WORD_LOOK_MS = 5;
  */
 const UNHEARD_MS = 150;
 const LOCKS_MS = 5_000;
+/** A main loop that waits for a page of its guest answers when that has come; without its source it never does. */
+const PAGE_MS = 5_000;
 
 /** Starts a QEMU that waits for the guest's memory, or finds it, and gives the port where it listens. */
 export async function openIncoming(host: Host, guest: string, attempt: string, capabilities: Record<string, boolean> = {}): Promise<number> {
@@ -157,8 +161,8 @@ async function whenComplete(host: Host, guest: string, attempt: string, qmp: Qmp
     await qmp.execute('query-status');
     await markAboutToRun(host, guest, attempt);
     const released = Date.now();
-    const { guest: state } = await runMarked(host, guest, attempt, qmp);
-    return { guest: state, window: { completed, exportsRemoved, released, resumed: state === 'running' ? await resumeTime(events) : released } };
+    const ran = await runMarked(host, guest, attempt, qmp);
+    return { ...ran, window: { completed, exportsRemoved, released, resumed: ran.guest === 'running' ? await resumeTime(events) : released } };
   } finally {
     events.close();
   }
@@ -175,20 +179,25 @@ export function isMarked(host: Host, guest: string, attempt: string): boolean {
  * QEMU's own state after an incoming migration, with the attempt still on record, is ours to end.
  */
 async function runMarked(host: Host, guest: string, attempt: string, qmp: QmpConnection): Promise<TakeOverResult> {
-  const { running } = await qmp.execute('query-status');
-  if (!destinationAttempt(host, guest, attempt).run) {
-    await activateImages(qmp, host.runFile(guest, 'activate.sock'));
-    return { guest: 'paused' };
+  const { run, postCopy } = destinationAttempt(host, guest, attempt);
+  const patience = postCopy && { timeoutMs: PAGE_MS };
+  try {
+    const { running } = await qmp.execute('query-status', undefined, patience);
+    if (run && !running) await letRun(qmp, patience);
+  } catch (error) {
+    if (!postCopy || !(error instanceof QmpTimeout)) throw error;
+    return { guest: run ? 'running' : 'paused', unanswered: true };
   }
-  if (!running) await letRun(qmp);
-  return { guest: 'running' };
+  if (run) return { guest: 'running' };
+  await activateImages(qmp, host.runFile(guest, 'activate.sock'));
+  return { guest: 'paused' };
 }
 
 /** A storage daemon that was killed may hold its locks for a moment longer than its process is seen: `cont` then fails, and is repeated. */
-async function letRun(qmp: QmpConnection): Promise<void> {
+async function letRun(qmp: QmpConnection, patience: { timeoutMs: number } | undefined): Promise<void> {
   for (const end = performance.now() + LOCKS_MS; ; await delay(5)) {
     try {
-      await qmp.execute('cont');
+      await qmp.execute('cont', undefined, patience);
       return;
     } catch (error) {
       if (!(error instanceof QmpCommandFailed && /Failed to get .* lock/.test(error.desc)) || performance.now() > end) throw error;
@@ -196,8 +205,11 @@ async function letRun(qmp: QmpConnection): Promise<void> {
   }
 }
 
+/** `guest`: only of a copy that lives and is marked. */
+export type DestinationState = { alive: boolean; marker: boolean } & Partial<TakeOverResult>;
+
 /** What this host knows of a guest that was on its way here, for the ownership table. One whose marker is written, and that is not running yet, is let run. */
-export async function destinationState(host: Host, guest: string, attempt: string): Promise<{ alive: boolean; marker: boolean; guest?: TakeOverResult['guest'] }> {
+export async function destinationState(host: Host, guest: string, attempt: string): Promise<DestinationState> {
   const alive = host.process(guest) !== undefined;
   const marker = isMarked(host, guest, attempt);
   if (!alive || !marker || host.store.attempt(guest)?.role !== 'destination') return { alive, marker };

@@ -47,6 +47,8 @@ export async function switchOver(source: ReturnType<typeof sourceHost>, destinat
     const switched = await whoseItIs();
     if (switched.where === 'source' || !handOver.settings.postCopy) return switched;
     await allPages(source, destination, ref, () => left?.source === 'post-copy', fences, mending);
+    // Every page is there: now it answers, and a guest that was not let run yet is.
+    if (switched.arrived.unanswered) await fences.asked(ref.to, 'whether the guest runs', () => destination.switchover.destinationState(ref));
     if (!leftOver) await Promise.race([leaving, sleep(SOURCE_SAYS_MS, { summary: 'the last page has come; what its source says of the pause' })]);
     return { ...switched, left };
   });
@@ -159,8 +161,8 @@ export async function switchOver(source: ReturnType<typeof sourceHost>, destinat
     const state = await fences.asked(ref.to, 'whether the guest arrived', () => destination.switchover.destinationState(ref));
     // A marker may be written there: a person has said that nothing of it runs, nor will.
     if (state === FENCED || state === undefined) return { fate: 'dead' };
-    const { alive, marker, guest } = state;
-    if (marker && alive) return { fate: 'running', arrived: { guest: guest ?? 'running' } };
+    const { alive, marker, guest, unanswered } = state;
+    if (marker && alive) return { fate: 'running', arrived: { guest: guest ?? 'running', ...(unanswered && { unanswered }) } };
     return { fate: marker ? 'dead-with-marker' : 'dead' };
   }
 }

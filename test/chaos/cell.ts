@@ -74,8 +74,8 @@ export async function runCell(stage: Stage, step: Step, fault: Fault): Promise<V
     problems.push(...started.problems);
     home = started.home;
   }
-  // Of a guest that crashed after it had moved, the old images are kept on purpose: whoever looked deletes them.
-  if (outcome !== 'terminated' && 'failed' in outcome && outcome.failed.type === 'GuestCrashedAfterMove') stage.deleteKept(source);
+  // Of a guest that was lost after it had moved, the old images are kept on purpose: whoever looked deletes them.
+  if (outcome !== 'terminated' && 'failed' in outcome && ['GuestCrashedAfterMove', 'PostCopyLost'].includes(outcome.failed.type)) stage.deleteKept(source);
   // One that has just booted must write before it can tell anything.
   if (fault.autostarts) await stage.hasWritten();
   const end = outcome === 'terminated' ? 'terminated' : short(outcome);
