@@ -61,8 +61,10 @@ export async function awaitPages(host: Host, guest: string, signal: AbortSignal)
     const told = next(asked.signal);
     told.catch(() => undefined);
     const ended = qmp.closed.then(() => 'ended');
-    let status: string | undefined = await Promise.race([answer, told, ended]);
+    const first: string | undefined = await Promise.race([answer, told, ended]);
     asked.abort();
+    // An event that came with the answer is newer than it.
+    let status = await told.catch(() => first);
     for (;;) {
       if (status === 'ended') return 'gone';
       if (status === undefined || status === 'postcopy-paused') return 'broken';
@@ -111,8 +113,10 @@ export async function nextWhilePagesGo<Event extends object>(qmp: QmpConnection,
         if (!(error instanceof QmpTimeout)) throw error;
         return 'still' as const;
       });
-      const first = await Promise.race([next, ...(gone && !cut ? [gone] : [])]);
+      const said = await Promise.race([next, ...(gone && !cut ? [gone] : [])]);
       waiting.abort();
+      // An event may have come with the word.
+      const first = said === 'gone' ? await next.catch(() => said) : said;
       if (typeof first === 'object') return first;
       const { ram } = await qmp.execute('query-migrate');
       if (cut) return 'over';
