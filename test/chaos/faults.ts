@@ -27,7 +27,7 @@ export interface Fault {
   name: string;
   /** Does it; throws `Void` if there is nothing to do it to. */
   apply(scene: Scene): Promise<Afterwards | undefined>;
-  /** A process of ours is killed, and nothing else: R9 holds. */
+  /** A process of ours is killed, or the migration cancelled, and nothing else: R9 holds. */
   ours?: true;
   /** The guest may be lost with the QEMU that is killed; then one copy of its disks must be startable. */
   mayLoseGuest?: true;
@@ -241,6 +241,7 @@ export const FAULTS: Fault[] = [
   reboot('destination'),
   {
     name: 'cancel',
+    ours: true,
     apply: async ({ migration }) => {
       await migration.cancel();
       return undefined;
