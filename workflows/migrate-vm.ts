@@ -224,12 +224,14 @@ class Round {
       if (switched.where === 'destination') return switched;
       const { because, message, mirrorsReady } = switched.left;
       measure('vmferry_migration_tries_given_up_total', { because });
-      if (because === 'cancelled' && loop.goesOnByPostCopy && !CancellationScope.current().consideredCancelled) {
+      const asked = CancellationScope.current().consideredCancelled;
+      if (because === 'cancelled' && loop.goesOnByPostCopy && !asked) {
         postCopy = true;
         mirrors = mirrorsReady ? 'ready' : 'lost';
         continue;
       }
-      if (because === 'cancelled') throw this.steering.ending ?? new CancelledFailure('cancelled');
+      // A cancel ends the destination too, which may be heard of first.
+      if (because === 'cancelled' || asked) throw this.steering.ending ?? new CancelledFailure('cancelled');
       if (status.memoryTry >= request.memoryTries) throw this.gaveUp(switched.left);
       loop.tryAgain(because, message);
       mirrors = mirrorsReady ? 'ready' : 'lost';
