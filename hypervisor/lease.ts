@@ -178,13 +178,16 @@ export class Lease {
     void this.keepConnected();
   }
 
-  /** Tells the destination whether the guest shall run there; resolves when it has that durably. */
+  /** Tells the destination whether the guest shall run there; resolves when it has that durably. With `handedOver` rejects as soon as its QEMU is known to have ended. */
   async arm(run: boolean, signal: AbortSignal, handedOver?: true): Promise<void> {
     this.run = run;
     this.armed = undefined;
     this.handedOver = handedOver;
     if (this.socket) this.send(this.socket, this.word);
-    while (this.armed !== run || (handedOver && !this.heardHandedOver)) await this.change(signal);
+    while (this.armed !== run || (handedOver && !this.heardHandedOver)) {
+      if (handedOver && this.ended !== undefined) throw new Error(this.ended);
+      await this.change(signal);
+    }
   }
 
   /** Milliseconds since the destination last said that its QEMU answers. */
