@@ -31,9 +31,10 @@ export function fleetActivities(client: Client) {
     /** The host that has this guest. Refuses, with what is known, if there is none, or if `to` is that host or unknown. */
     async locateGuest({ guest, to }: { guest: string; to: string }): Promise<{ from: string }> {
       const on = (host: HostState) => host.guests.some(({ name, state }) => name === guest && !isElsewhere(state));
-      const [likely, ...others] = (await recentHosts()).filter(on);
+      const said = await recentHosts();
+      const [likely, ...others] = said.hosts.filter(on);
       if (likely && others.length === 0) {
-        const [source, destination] = await Promise.all([likely.name, to].map(async (name) => await hostState(client, hostWorkflowId(name))));
+        const [source, destination] = await Promise.all([likely.name, to].map(async (name) => (said.now ? said.hosts.find((one) => one.name === name) : await hostState(client, hostWorkflowId(name)))));
         if (source && destination && on(source) && !on(destination) && !(await isRunning(client, repairWorkflowId(guest)))) return { from: likely.name };
       }
       let hosts = await knownHosts(client, [to]);
@@ -145,14 +146,19 @@ export function fleetActivities(client: Client) {
     },
   };
 
-  /** What all hosts said a moment ago, for all who ask meanwhile: if every move asked every host, a fleet's moves would cost as the square of its size. */
-  async function recentHosts(): Promise<HostState[]> {
-    if (recent && Date.now() - recent.atMs < RECENT_MS) return await recent.hosts;
+  /**
+   * What all hosts say now, or said a moment ago to somebody else who asked: if every move asked every host, a fleet's moves would cost as the square of
+   * its size.
+   */
+  async function recentHosts(): Promise<{ hosts: HostState[]; now: boolean }> {
+    if (recent && Date.now() - recent.atMs < RECENT_MS) return { hosts: await recent.hosts, now: false };
     const asked = (recent = { atMs: Date.now(), hosts: knownHosts(client) });
-    return await asked.hosts.catch((error: unknown) => {
+    try {
+      return { hosts: await asked.hosts, now: true };
+    } catch (error) {
       if (recent === asked) recent = undefined;
       throw error;
-    });
+    }
   }
 
   /** Reserves at one host. Where that is refused, what workflows hold that have ended since, as one that was terminated, is given back, and it is asked again. */
