@@ -108,8 +108,11 @@ export async function measureAgents(guests: number, say: (text: string) => void)
     await delay(SETTLES_MS);
     say(`${guests} guests idle on one agent`);
     const idle = await during(processes, () => delay(IDLE_MS));
-    const asked = await requests(processes.server.pid);
+    const entity = async () => await processes.client.temporal.workflow.getHandle('host/a').describe();
+    const [asked, before] = [await requests(processes.server.pid), await entity()];
     await delay(IDLE_MS);
+    const after = await entity();
+    const said = { events: after.historyLength - before.historyLength, bytes: after.historySize! - before.historySize! };
     const idleRequests = [...(await requests(processes.server.pid))].map(([name, count]) => [name, count - (asked.get(name) ?? 0)] as const).filter(([, count]) => count > 0);
 
     const moved: Used[] = [];
@@ -131,13 +134,13 @@ export async function measureAgents(guests: number, say: (text: string) => void)
     say(`${MOVING} guests whose disks are copied`);
     const moving = await during(processes, () => delay(MOVING_MS));
     await Promise.all(under);
-    print({ guests, none, idle, moving, moved, idleRequests });
+    print({ guests, none, idle, moving, moved, idleRequests, said });
   } finally {
     await processes.close();
   }
 }
 
-function print({ guests, none, idle, moving, moved, idleRequests }: { guests: number; none: Used; idle: Used; moving: Used; moved: Used[]; idleRequests: (readonly [string, number])[] }): void {
+function print({ guests, none, idle, moving, moved, idleRequests, said }: { guests: number; none: Used; idle: Used; moving: Used; moved: Used[]; idleRequests: (readonly [string, number])[]; said: { events: number; bytes: number } }): void {
   const percent = (seconds: number, ms: number) => `${((seconds * 100_000) / ms).toFixed(1)} %`;
   const megabytes = (bytes: number) => `${(bytes / 1e6).toFixed(0)} MB`;
   console.log(`\nProcesses of their own; guests are real QEMUs of ${MEMORY} under TCG that have nothing to boot; CPU as a share of one core, over ${IDLE_MS / 1000} s (copies: ${MOVING_MS / 1000} s)\n`);
@@ -147,5 +150,5 @@ function print({ guests, none, idle, moving, moved, idleRequests }: { guests: nu
     console.log(`| ${NAMES[name]} | ${cell(none, IDLE_MS)} | ${cell(idle, IDLE_MS)} | ${cell(moving, MOVING_MS)} | ${formatSpread(moved.map(({ cpuSeconds }) => cpuSeconds[name] * 1000))} |`);
   }
   const slope = (of: (used: Used) => number) => of(idle) - of(none);
-  console.log(`\nan idle guest: ${((slope(({ cpuSeconds }) => cpuSeconds.a) * 1e6) / IDLE_MS / guests).toFixed(2)} ms of CPU a second, ${(slope(({ rssBytes }) => rssBytes.a) / guests / 1e6).toFixed(2)} MB; requests to Temporal in ${IDLE_MS / 1000} s: ${idleRequests.sort((x, y) => y[1] - x[1]).map(([name, count]) => `${name} ${count}`).join(', ')}`);
+  console.log(`\nan idle guest: ${((slope(({ cpuSeconds }) => cpuSeconds.a) * 1e6) / IDLE_MS / guests).toFixed(2)} ms of CPU a second, ${(slope(({ rssBytes }) => rssBytes.a) / guests / 1e6).toFixed(2)} MB; their host's entity in ${IDLE_MS / 1000} s: ${said.events} events, ${said.bytes} bytes; requests to Temporal: ${idleRequests.sort((x, y) => y[1] - x[1]).map(([name, count]) => `${name} ${count}`).join(', ')}`);
 }

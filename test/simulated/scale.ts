@@ -27,6 +27,8 @@ const LINK_BYTES_PER_SECOND = 1.25e9;
 const LIMITS = { fleet: Number(process.env['VMFERRY_SCALE_AT_ONCE'] ?? 60), perSource: 4, perDestination: 4 };
 const ROOT = join(__dirname, '../..');
 const CLOCK_TICKS = 100;
+/** Each host reports once in it. */
+const IDLE_MS = 30_000;
 
 function say(line: string): void {
   writeSync(2, `${line}\n`);
@@ -109,6 +111,10 @@ test.each(sizes)('%d guests', async (guests) => {
     if (faulty) fleet.world.host(full).full = true;
 
     const pids = { server: cluster?.pids ?? [fleet.serverPid!], control: controls.map(({ pid }) => pid!), agents: [process.pid] };
+    const used = (since: Record<string, ReturnType<typeof usage>>) => Object.fromEntries(Object.entries(pids).map(([name, pid]) => [name, { cpu: usage(pid).cpuSeconds - since[name]!.cpuSeconds, rss: usage(pid).rssBytes }])) as Pick<Figures, keyof typeof pids>;
+    const idleSince = Object.fromEntries(Object.entries(pids).map(([name, pid]) => [name, usage(pid)]));
+    await delay(IDLE_MS);
+    const idle = used(idleSince);
     const before = Object.fromEntries(Object.entries(pids).map(([name, pid]) => [name, usage(pid)]));
     const began = performance.now();
     const handle = await fleet.client.temporal.workflow.start('evacuateFleet', {
@@ -122,11 +128,11 @@ test.each(sizes)('%d guests', async (guests) => {
     }
     const result = (await handle.result()) as FleetEvacuationStatus;
     const tookMs = performance.now() - began;
-    const used = Object.fromEntries(Object.entries(pids).map(([name, pid]) => [name, { cpu: usage(pid).cpuSeconds - before[name]!.cpuSeconds, rss: usage(pid).rssBytes }])) as Pick<Figures, keyof typeof pids>;
+    const spent = used(before);
     if (faulty) await fleet.startAgent(dying);
 
     const moved = result.hosts.reduce((sum, one) => sum + one.moved, 0);
-    measured.push({ moved, tookSeconds: tookMs / 1000, ...used });
+    measured.push({ moved, tookSeconds: tookMs / 1000, ...spent });
     const bytes = 2 * QUIET.disk.dataBytes + QUIET.memory.dataBytes;
     const ideal = idealWallTimeMs(moving.map((guest, index) => ({ guest, from: hostOf(guest), to: String(index % (hosts - rack)), cold: false, memoryBytes: 0, diskBytes: bytes })), { fleet: LIMITS.fleet, perSource: { default: LIMITS.perSource }, perDestination: { default: LIMITS.perDestination } }, { perMove: LINK_BYTES_PER_SECOND * SPEED, perHost: LINK_BYTES_PER_SECOND * SPEED });
     const spans = await migrationSpans(fleet, moving);
@@ -135,7 +141,8 @@ test.each(sizes)('%d guests', async (guests) => {
       [
         `${cluster ? `PostgreSQL, ${SHARDS} shards` : 'dev server'}, ${CONTROLS} control worker${CONTROLS > 1 ? 's' : ''}: ${guests} guests on ${hosts} hosts, ${rack} emptied: ${moved} of ${moving.length} moved in ${(tookMs / 1000).toFixed(1)} s, ${((moved * 60_000) / tookMs).toFixed(0)} guests a minute`,
         `  ideal by limits and bandwidth alone ${(ideal / 1000).toFixed(2)} s, ratio ${(tookMs / ideal).toFixed(1)}; opened in ${(opensMs / 1000).toFixed(1)} s`,
-        `  ${Object.entries(used).map(([name, { cpu, rss }]) => `${name}: ${cpu.toFixed(1)} CPU s (${((1000 * cpu) / moved).toFixed(0)} ms a guest), ${(rss / 1e6).toFixed(0)} MB`).join('; ')}`,
+        `  ${Object.entries(spent).map(([name, { cpu, rss }]) => `${name}: ${cpu.toFixed(1)} CPU s (${((1000 * cpu) / moved).toFixed(0)} ms a guest), ${(rss / 1e6).toFixed(0)} MB`).join('; ')}`,
+        `  idle, a report of each host: ${Object.entries(idle).map(([name, { cpu }]) => `${name} ${((1000 * cpu) / hosts).toFixed(1)} ms`).join(', ')}`,
         `  at once: ${mostAtOnce(spans)} of ${LIMITS.fleet}; longest history ${events} events`,
       ].join('\n'),
     );
