@@ -18,6 +18,10 @@ export interface Destined {
 const LISTED_MS = 1_500;
 /** How old what hosts said may be where it only says whom to ask: their agents report twice a minute, and the list of hosts lags behind by about a second. */
 const RECENT_MS = 2_000;
+/** Or this many times as long as it took to ask them all: in a fleet of thousands that is seconds of work for the control workers. */
+const RECENT_TIMES = 20;
+/** Those who come while all are asked wait for that, but not longer than their own activity lasts. */
+const MOST_ASKED_MS = 20_000;
 /** Of hosts, for a message. */
 const MOST_NAMES = 20;
 
@@ -26,7 +30,7 @@ export type FleetActivities = ReturnType<typeof fleetActivities>;
 /** Run by the control worker: what hosts say of themselves, and what is asked of their entities. */
 export function fleetActivities(client: Client) {
   const entity = (host: string) => client.workflow.getHandle(hostWorkflowId(host));
-  let recent: { atMs: number; hosts: Promise<HostState[]> } | undefined;
+  let recent: { untilMs: number; hosts: Promise<HostState[]> } | undefined;
   return {
     /** The host that has this guest. Refuses, with what is known, if there is none, or if `to` is that host or unknown. */
     async locateGuest({ guest, to }: { guest: string; to: string }): Promise<{ from: string }> {
@@ -151,13 +155,16 @@ export function fleetActivities(client: Client) {
    * its size.
    */
   async function recentHosts(): Promise<{ hosts: HostState[]; now: boolean }> {
-    if (recent && Date.now() - recent.atMs < RECENT_MS) return { hosts: await recent.hosts, now: false };
-    const asked = (recent = { atMs: Date.now(), hosts: knownHosts(client) });
+    if (recent && Date.now() < recent.untilMs) return { hosts: await recent.hosts, now: false };
+    const beganMs = Date.now();
+    const asked = (recent = { untilMs: beganMs + MOST_ASKED_MS, hosts: knownHosts(client) });
     try {
       return { hosts: await asked.hosts, now: true };
     } catch (error) {
-      if (recent === asked) recent = undefined;
+      recent = undefined;
       throw error;
+    } finally {
+      asked.untilMs = Date.now() + Math.max(RECENT_MS, RECENT_TIMES * (Date.now() - beganMs));
     }
   }
 
