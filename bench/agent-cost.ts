@@ -117,23 +117,20 @@ export async function measureAgents(guests: number, say: (text: string) => void)
 
     const moved: Used[] = [];
     await processes.boot('moving', DISK_BYTES);
-    const move = async (name: string, to: string, bandwidthBytesPerSecond?: number) => await (await processes.client.migrate({ vm: name, to, sourceDisks: 'wipe', maxDowntimeMs: 5_000, ...(bandwidthBytesPerSecond !== undefined && { bandwidthBytesPerSecond }) })).result();
+    const begin = async (name: string, to: string, bandwidthBytesPerSecond?: number) => await processes.client.migrate({ vm: name, to, sourceDisks: 'wipe', maxDowntimeMs: 5_000, ...(bandwidthBytesPerSecond !== undefined && { bandwidthBytesPerSecond }) });
     for (let index = 0; index < MOVES; index++) {
-      moved.push(await during(processes, () => move('moving', index % 2 === 0 ? 'b' : 'a')));
+      moved.push(await during(processes, async () => await (await begin('moving', index % 2 === 0 ? 'b' : 'a')).result()));
       say(`move ${index + 1} of ${MOVES}`);
     }
 
     const movers = Array.from({ length: MOVING }, (_, index) => `copied-${index}`);
     for (const name of movers) await processes.boot(name, DISK_BYTES);
-    const under = movers.map((name) => move(name, 'b', COPY_BYTES_PER_SECOND));
-    for (const one of under) one.catch(() => undefined);
-    await Promise.all(movers.map(async (name) => {
-      while ((await (await processes.client.migration(name)).status())?.phase !== 'converge') await delay(200);
-    }));
+    const under = await Promise.all(movers.map(async (name) => await begin(name, 'b', COPY_BYTES_PER_SECOND)));
+    for (const one of under) while ((await one.status())?.phase !== 'converge') await delay(200);
     await delay(SETTLES_MS);
     say(`${MOVING} guests whose disks are copied`);
     const moving = await during(processes, () => delay(MOVING_MS));
-    await Promise.all(under);
+    await Promise.all(under.map(async (one) => await one.result()));
     print({ guests, none, idle, moving, moved, idleRequests, said });
   } finally {
     await processes.close();
