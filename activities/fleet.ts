@@ -16,6 +16,12 @@ export interface Destined {
 }
 
 const LISTED_MS = 1_500;
+/** How old what hosts said may be where it only says whom to ask: their agents report twice a minute, and the list of hosts lags behind by about a second. */
+const RECENT_MS = 2_000;
+/** Or this many times as long as it took to ask them all: in a fleet of thousands that is seconds of work for the control workers. */
+const RECENT_TIMES = 20;
+/** Those who come while all are asked wait for that, but not longer than their own activity lasts. */
+const MOST_ASKED_MS = 20_000;
 /** Of hosts, for a message. */
 const MOST_NAMES = 20;
 
@@ -24,10 +30,17 @@ export type FleetActivities = ReturnType<typeof fleetActivities>;
 /** Run by the control worker: what hosts say of themselves, and what is asked of their entities. */
 export function fleetActivities(client: Client) {
   const entity = (host: string) => client.workflow.getHandle(hostWorkflowId(host));
+  let recent: { untilMs: number; hosts: Promise<HostState[]> } | undefined;
   return {
     /** The host that has this guest. Refuses, with what is known, if there is none, or if `to` is that host or unknown. */
     async locateGuest({ guest, to }: { guest: string; to: string }): Promise<{ from: string }> {
       const on = (host: HostState) => host.guests.some(({ name, state }) => name === guest && !isElsewhere(state));
+      const said = await recentHosts();
+      const [likely, ...others] = said.hosts.filter(on);
+      if (likely && others.length === 0) {
+        const [source, destination] = await Promise.all([likely.name, to].map(async (name) => (said.now ? said.hosts.find((one) => one.name === name) : await hostState(client, hostWorkflowId(name)))));
+        if (source && destination && on(source) && !on(destination) && !(await isRunning(client, repairWorkflowId(guest)))) return { from: likely.name };
+      }
       let hosts = await knownHosts(client, [to]);
       if (!hosts.some(on)) {
         // The list of hosts lags behind by about a second.
@@ -108,11 +121,13 @@ export function fleetActivities(client: Client) {
 
     /** A host that is not known any more has nothing to release. */
     async release({ hosts, workflowId, runId }: { hosts: string[]; workflowId: string; runId: string }): Promise<void> {
-      for (const host of hosts) {
-        await update(host, releaseUpdate.name, { workflowId, runId }).catch((error: unknown) => {
-          if (!(error instanceof ApplicationFailure && error.type === 'HostUnreachable')) throw error;
-        });
-      }
+      await Promise.all(
+        hosts.map(async (host) => {
+          await update(host, releaseUpdate.name, { workflowId, runId }).catch((error: unknown) => {
+            if (!(error instanceof ApplicationFailure && error.type === 'HostUnreachable')) throw error;
+          });
+        }),
+      );
     },
 
     /** Without `cordon` the host is uncordoned. */
@@ -134,6 +149,24 @@ export function fleetActivities(client: Client) {
       });
     },
   };
+
+  /**
+   * What all hosts say now, or said a moment ago to somebody else who asked: if every move asked every host, a fleet's moves would cost as the square of
+   * its size.
+   */
+  async function recentHosts(): Promise<{ hosts: HostState[]; now: boolean }> {
+    if (recent && Date.now() < recent.untilMs) return { hosts: await recent.hosts, now: false };
+    const beganMs = Date.now();
+    const asked = (recent = { untilMs: beganMs + MOST_ASKED_MS, hosts: knownHosts(client) });
+    try {
+      return { hosts: await asked.hosts, now: true };
+    } catch (error) {
+      recent = undefined;
+      throw error;
+    } finally {
+      asked.untilMs = Date.now() + Math.max(RECENT_MS, RECENT_TIMES * (Date.now() - beganMs));
+    }
+  }
 
   /** Reserves at one host. Where that is refused, what workflows hold that have ended since, as one that was terminated, is given back, and it is asked again. */
   async function take(host: string, wanted: Reservation): Promise<void> {
@@ -192,15 +225,16 @@ export const isElsewhere = (state: string) => state.startsWith('arriving') || st
 export async function knownHosts(client: Client, named: string[] = []): Promise<HostState[]> {
   const ids = new Set(named.map(hostWorkflowId));
   for await (const { workflowId } of client.workflow.list({ query: 'WorkflowType = "host" AND ExecutionStatus = "Running"' })) ids.add(workflowId);
-  const states = await Promise.all(
-    [...ids].map(async (id) => {
-      try {
-        return await client.workflow.getHandle(id).query<HostState | undefined>(hostQuery.name);
-      } catch (error) {
-        if (error instanceof WorkflowNotFoundError) return undefined;
-        throw error;
-      }
-    }),
-  );
+  const states = await Promise.all([...ids].map(async (id) => await hostState(client, id)));
   return states.filter((state) => state !== undefined).sort((a, b) => a.name.localeCompare(b.name));
+}
+
+/** Undefined: there is no such host, or it has not said anything yet. */
+async function hostState(client: Client, workflowId: string): Promise<HostState | undefined> {
+  try {
+    return await client.workflow.getHandle(workflowId).query<HostState | undefined>(hostQuery.name);
+  } catch (error) {
+    if (error instanceof WorkflowNotFoundError) return undefined;
+    throw error;
+  }
 }

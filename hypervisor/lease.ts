@@ -169,6 +169,8 @@ export class Lease {
   private armed: boolean | undefined;
   private handedOver: true | undefined;
   private heardHandedOver = false;
+  /** On this connection. */
+  private heardBeat = false;
   private closed = false;
   /** Why the last connection was refused. */
   private refusal: string | undefined;
@@ -244,6 +246,7 @@ export class Lease {
   private async connectOnce(): Promise<void> {
     const socket = connectToPeer(this.config, this.peer, () => {
       this.refusal = undefined;
+      this.heardBeat = false;
       this.send(socket, { attempt: this.peer.attempt });
       this.send(socket, this.word);
     }).setNoDelay(true);
@@ -256,7 +259,8 @@ export class Lease {
     if ('beat' in message) {
       this.lastBeatAt = performance.now();
       // Its `receive` may have begun only after we connected: then the first word about running was heard by nobody.
-      if (this.armed === undefined && message.beat % 4 === 0) this.send(socket, this.word);
+      if (this.armed === undefined && (!this.heardBeat || message.beat % 4 === 0)) this.send(socket, this.word);
+      this.heardBeat = true;
     } else if ('armed' in message) {
       this.armed = message.armed;
       this.heardHandedOver ||= message.handedOver ?? false;

@@ -47,6 +47,11 @@ export interface AgentOptions {
 const REFRESH_MS = 30_000;
 /** What does not change is in every so manieth report, should the host's entity have been ended in between. */
 const FACTS_EVERY = 20;
+/**
+ * Every poll is a request that stays open, and a frontend of the server takes 1,200 of a namespace (`frontend.namespaceCount`): with the SDK's 10 polls an agent 120 hosts
+ * are too many for it. A host gets a task every few seconds.
+ */
+const POLLS = 2;
 /** Activities hear of the stop after this; a window that has begun is finished all the same (R8). */
 const GRACE = '100 milliseconds';
 
@@ -99,6 +104,7 @@ export async function startHostAgent(config: HostConfig, logger: Logger, { progr
     maxHeartbeatThrottleInterval: '500 milliseconds',
     defaultHeartbeatThrottleInterval: '500 milliseconds',
     maxConcurrentActivityTaskExecutions: 200,
+    maxConcurrentActivityTaskPolls: POLLS,
   });
   const done = worker.run();
   done.catch(() => undefined);

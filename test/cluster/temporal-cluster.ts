@@ -13,7 +13,7 @@ const LOOPBACK = '127.0.0.1';
 const USER = 'temporal';
 const DATABASES = { temporal: 'temporal', visibility: 'temporal_visibility' } as const;
 /** Fixed for good when the databases are made. Four are plenty for a test; a real one has hundreds (docs/operating.md). */
-const SHARDS = 4;
+const FEW_SHARDS = 4;
 /** The shortest that the server takes. */
 const RETENTION_SECONDS = 24 * 3600;
 /** A quiet machine needs 5 s for all of it. */
@@ -38,13 +38,13 @@ export class TemporalCluster {
   private readonly children: { name: string; process: ChildProcess; stop: NodeJS.Signals }[] = [];
   private readonly asPostgres = process.getuid!() === 0 ? { uid: NOBODY, gid: NOBODY } : {};
 
-  private constructor(readonly folder: string, private readonly programs: ClusterPrograms) {}
+  private constructor(readonly folder: string, private readonly programs: ClusterPrograms, private readonly shards: number) {}
 
-  static async start(programs: ClusterPrograms): Promise<TemporalCluster> {
+  static async start(programs: ClusterPrograms, shards = FEW_SHARDS): Promise<TemporalCluster> {
     const folder = mkdtempSync(join(existsSync('/dev/shm') ? '/dev/shm' : tmpdir(), 'vmt-'));
     // PostgreSQL's user must get to his own folder in it, and to nothing else.
     chmodSync(folder, 0o711);
-    const cluster = new TemporalCluster(folder, programs);
+    const cluster = new TemporalCluster(folder, programs, shards);
     try {
       const password = randomBytes(16).toString('hex');
       const port = await cluster.startPostgres(password);
@@ -113,7 +113,7 @@ export class TemporalCluster {
     this.address = `${LOOPBACK}:${frontend}`;
     // JSON is YAML.
     writeFileSync(dynamicConfig, JSON.stringify(Object.fromEntries(DYNAMIC_CONFIG.map((setting) => setting.split('=') as [string, string]).map(([key, value]) => [key, [{ value: Number(value) }]]))));
-    writeFileSync(join(this.folder, 'cluster.yaml'), JSON.stringify(serverConfig({ frontend, ports, databasePort, password, dynamicConfig })), { mode: 0o600 });
+    writeFileSync(join(this.folder, 'cluster.yaml'), JSON.stringify(serverConfig({ frontend, ports, databasePort, password, dynamicConfig, shards: this.shards })), { mode: 0o600 });
     // Orphaned it has lost its store as well: to end in good order then takes it seconds, for nothing.
     this.spawn('temporal', { stop: 'SIGTERM', orphaned: 'SIGKILL' }, join(this.programs.temporal, 'temporal-server'), ['--root', this.folder, '--config', '.', '--env', 'cluster', '--allow-no-auth', 'start'], {});
     await this.until('temporal', async () => await this.makeNamespace());
@@ -164,7 +164,7 @@ export class TemporalCluster {
 }
 
 /** After the module's own `config/development-postgres12.yaml`, without what would listen for nobody: HTTP, metrics, profiles. */
-function serverConfig({ frontend, ports, databasePort, password, dynamicConfig }: { frontend: number; ports: number[]; databasePort: number; password: string; dynamicConfig: string }) {
+function serverConfig({ frontend, ports, databasePort, password, dynamicConfig, shards }: { frontend: number; ports: number[]; databasePort: number; password: string; dynamicConfig: string; shards: number }) {
   const store = (databaseName: string, maxConns: number) => ({
     sql: { pluginName: 'postgres12', databaseName, connectAddr: `${LOOPBACK}:${databasePort}`, connectProtocol: 'tcp', user: USER, password, maxConns, maxIdleConns: maxConns, maxConnLifetime: '1h' },
   });
@@ -174,7 +174,7 @@ function serverConfig({ frontend, ports, databasePort, password, dynamicConfig }
     persistence: {
       defaultStore: 'default',
       visibilityStore: 'visibility',
-      numHistoryShards: SHARDS,
+      numHistoryShards: shards,
       // Each of the four services has both pools, and PostgreSQL takes 100 connections in all.
       datastores: { default: store(DATABASES.temporal, 15), visibility: store(DATABASES.visibility, 5) },
     },

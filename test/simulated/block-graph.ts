@@ -161,9 +161,8 @@ export class BlockGraph {
         if (!this.owner.thawed) socket.write(NBD_GREETING);
       });
       const { host } = this.owner;
-      const listening = new Promise<void>((resolve, reject) => listener!.once('error', reject).listen(port, address, resolve));
       if (host.world.incoming.has(`${address}:${port}`)) throw taken();
-      await listening.catch(() => Promise.reject(taken()));
+      await new Promise<void>((resolve, reject) => listener!.once('error', () => reject(taken())).listen(port, address, resolve));
       listener.unref();
       host.world.nbdServers.set(`${address}:${port}`, this);
     }
