@@ -1,10 +1,10 @@
 import type { GuestSpec, Moved, MoveSide } from './copied-guest';
 import { type Column, interleave, optionsOf, printTable, runBench } from './interleaved';
-import { limitLink, type LinkName } from './link';
+import { useLink, type LinkName } from './link';
 import { ProductSide } from './product-side';
 import { ScriptSide, type Tool } from './script-side';
 
-const HELP = `npm run bench:limit -- [--case NAME,...] [--runs N] [--quick] [--json FILE]
+const HELP = `npm run bench:limit -- [--case NAME;...] [--runs N] [--quick] [--json FILE]
 
 Moves an idle guest by vmferry and by a bare script that drives the same QEMUs, and copies the same bytes by qemu-img convert and nbdcopy, in turn, over the same link.`;
 
@@ -24,6 +24,7 @@ const large = { memoryKib: 786_440, memoryMiB: 512 };
 const sparse = (sizeMiB: number): Case => ({ link: '1 Gbit/s', sizeMiB, dataMiB: 64, ...small, tools: ['qemu-img convert'] });
 const CASES: Record<string, Case> = {
   'disk, free link': { link: 'free', sizeMiB: 1024, dataMiB: 1024, ...small, tools: TOOLS },
+  'disk, free link, quick ACKs': { link: 'free, quick ACKs', sizeMiB: 1024, dataMiB: 1024, ...small, tools: TOOLS },
   'disk, 1 Gbit/s': { link: '1 Gbit/s', sizeMiB: 512, dataMiB: 512, ...small, tools: TOOLS },
   'memory, free link': { link: 'free', sizeMiB: 16, dataMiB: 16, ...large, tools: [] },
   'memory, 1 Gbit/s': { link: '1 Gbit/s', sizeMiB: 16, dataMiB: 16, ...large, tools: [] },
@@ -47,7 +48,7 @@ function figuresOf({ began, copyBegan, copied, memoryBegan, memoryMoved, stopped
 }
 
 async function main(): Promise<void> {
-  const options = optionsOf('limit', HELP, Object.keys(CASES), ['disk, 1 Gbit/s', '64 MiB in 1 GiB']);
+  const options = optionsOf('limit', HELP, Object.keys(CASES), ['disk, free link, quick ACKs', '64 MiB in 1 GiB']);
   if (!options) return;
   const product = await ProductSide.open(options.folder);
   const script = new ScriptSide(options.folder);
@@ -61,7 +62,7 @@ async function main(): Promise<void> {
         const side: MoveSide = sideName === product.name ? product : script;
         const { sizeMiB, dataMiB, memoryKib, memoryMiB } = one;
         const spec: GuestSpec = { name: `g${Object.keys(CASES).indexOf(name)}-${run}`, disks: 1, sizeMiB, dataMiB, memoryKib, options: { rate: 0, dirty: 0, memory: `${memoryMiB}M` } };
-        limitLink(one.link);
+        useLink(one.link);
         try {
           await side.boot([spec]);
           if (one.tools.some((tool) => tool === sideName)) {

@@ -1,10 +1,10 @@
 import type { GuestSpec, Moved, MoveSide } from './copied-guest';
 import { type Column, interleave, optionsOf, printTable, runBench } from './interleaved';
-import { limitLink, type LinkName } from './link';
+import { useLink, type LinkName } from './link';
 import { ProductSide } from './product-side';
 import { ScriptSide } from './script-side';
 
-const HELP = `npm run bench:parallel -- [--case NAME,...] [--runs N] [--quick] [--json FILE]
+const HELP = `npm run bench:parallel -- [--case NAME;...] [--runs N] [--quick] [--json FILE]
 
 Moves a guest with 1 to 8 disks, and 1 to 4 guests at once, by vmferry and by a bare script that drives the same QEMUs, in turn.`;
 
@@ -59,7 +59,7 @@ async function main(): Promise<void> {
         const one = CASES[name]!;
         const side: MoveSide = sideName === product.name ? product : script;
         const specs: GuestSpec[] = Array.from({ length: one.guests }, (_, index) => ({ name: `p${Object.keys(CASES).indexOf(name)}-${run}-${index}`, disks: one.disks, sizeMiB: DISK_MIB, dataMiB: DISK_MIB, memoryKib: MEMORY_KIB, options: { rate: 0, dirty: '1M', memory: '32M' } }));
-        limitLink(one.link);
+        useLink(one.link);
         try {
           await side.boot(specs);
           const moved = await side.move();
