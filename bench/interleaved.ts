@@ -29,10 +29,10 @@ export function optionsOf(name: string, help: string, cases: string[], quick: st
   const { values } = parseArgs({
     options: { folder: { type: 'string' }, runs: { type: 'string' }, case: { type: 'string' }, json: { type: 'string', default: `test-results/bench-${name}.json` }, quick: { type: 'boolean', default: false }, help: { type: 'boolean', default: false } },
   });
-  if (values.help) return void console.log(`${help}\n  --case NAME;...  of ${cases.join('; ')} (default: all)\n  --runs N         of each side, a case (default 5)\n  --quick          one run of ${quick.join('; ')}, to see whether all of it works\n  --json FILE      where every run's figures go (default test-results/bench-${name}.json)`);
-  const chosen = values.case?.split(';') ?? (values.quick ? quick : cases);
+  if (values.help) return void console.log(`${help}\n  --case NAME,...  of ${cases.join(', ')} (default: all)\n  --runs N         of each side, a case (default 5)\n  --quick          one run of ${quick.join(', ')}, to see whether all of it works\n  --json FILE      where every run's figures go (default test-results/bench-${name}.json)`);
+  const chosen = values.case?.split(',') ?? (values.quick ? quick : cases);
   const unknown = chosen.find((one) => !cases.includes(one));
-  if (unknown !== undefined) throw new Error(`--case ${unknown}: give some of ${cases.join('; ')}, separated by semicolons`);
+  if (unknown !== undefined) throw new Error(`--case ${unknown}: give some of ${cases.join(', ')}, separated by commas`);
   const runs = Number(values.runs ?? (values.quick ? 1 : 5));
   if (!Number.isInteger(runs) || runs < 1) throw new Error(`--runs ${values.runs}: give a whole number above 0`);
   if (values.folder === undefined) throw new Error(`run this by npm run bench:${name}, which makes the network`);

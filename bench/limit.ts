@@ -4,7 +4,7 @@ import { useLink, type LinkName } from './link';
 import { ProductSide } from './product-side';
 import { ScriptSide, type Tool } from './script-side';
 
-const HELP = `npm run bench:limit -- [--case NAME;...] [--runs N] [--quick] [--json FILE]
+const HELP = `npm run bench:limit -- [--case NAME,...] [--runs N] [--quick] [--json FILE]
 
 Moves an idle guest by vmferry and by a bare script that drives the same QEMUs, and copies the same bytes by qemu-img convert and nbdcopy, in turn, over the same link.`;
 
@@ -23,14 +23,14 @@ const small = { memoryKib: 262_152, memoryMiB: 16 };
 const large = { memoryKib: 786_440, memoryMiB: 512 };
 const sparse = (sizeMiB: number): Case => ({ link: '1 Gbit/s', sizeMiB, dataMiB: 64, ...small, tools: ['qemu-img convert'] });
 const CASES: Record<string, Case> = {
-  'disk, free link': { link: 'free', sizeMiB: 1024, dataMiB: 1024, ...small, tools: TOOLS },
-  'disk, free link, quick ACKs': { link: 'free, quick ACKs', sizeMiB: 1024, dataMiB: 1024, ...small, tools: TOOLS },
-  'disk, 1 Gbit/s': { link: '1 Gbit/s', sizeMiB: 512, dataMiB: 512, ...small, tools: TOOLS },
-  'memory, free link': { link: 'free', sizeMiB: 16, dataMiB: 16, ...large, tools: [] },
-  'memory, 1 Gbit/s': { link: '1 Gbit/s', sizeMiB: 16, dataMiB: 16, ...large, tools: [] },
-  '64 MiB in 128 MiB': sparse(128),
-  '64 MiB in 1 GiB': sparse(1024),
-  '64 MiB in 8 GiB': sparse(8192),
+  'disk-free': { link: 'free', sizeMiB: 1024, dataMiB: 1024, ...small, tools: TOOLS },
+  'disk-quick-acks': { link: 'free, quick ACKs', sizeMiB: 1024, dataMiB: 1024, ...small, tools: TOOLS },
+  'disk-1g': { link: '1 Gbit/s', sizeMiB: 512, dataMiB: 512, ...small, tools: TOOLS },
+  'memory-free': { link: 'free', sizeMiB: 16, dataMiB: 16, ...large, tools: [] },
+  'memory-1g': { link: '1 Gbit/s', sizeMiB: 16, dataMiB: 16, ...large, tools: [] },
+  'sparse-128m': sparse(128),
+  'sparse-1g': sparse(1024),
+  'sparse-8g': sparse(8192),
 };
 
 const COLUMNS: Column[] = [
@@ -48,7 +48,7 @@ function figuresOf({ began, copyBegan, copied, memoryBegan, memoryMoved, stopped
 }
 
 async function main(): Promise<void> {
-  const options = optionsOf('limit', HELP, Object.keys(CASES), ['disk, free link, quick ACKs', '64 MiB in 1 GiB']);
+  const options = optionsOf('limit', HELP, Object.keys(CASES), ['disk-quick-acks', 'sparse-1g']);
   if (!options) return;
   const product = await ProductSide.open(options.folder);
   const script = new ScriptSide(options.folder);

@@ -6,7 +6,7 @@ export const LINK_ADDRESS = '10.77.0.1';
 /** What guests travel by. Without a rate it is as fast as the two cores are. */
 export const LINKS = {
   free: {},
-  /** The receiver acknowledges at once: nothing waits for a delayed ACK, as NBD servers of QEMU before 8.1 else do. */
+  /** The receiver acknowledges at once: nothing waits for a delayed ACK, as an NBD server of QEMU 7.2 else does. */
   'free, quick ACKs': { quickAck: true },
   '1 Gbit/s': { bytesPerSecond: 125_000_000 },
 } satisfies Record<string, { bytesPerSecond?: number; quickAck?: true }>;

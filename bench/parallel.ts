@@ -4,7 +4,7 @@ import { useLink, type LinkName } from './link';
 import { ProductSide } from './product-side';
 import { ScriptSide } from './script-side';
 
-const HELP = `npm run bench:parallel -- [--case NAME;...] [--runs N] [--quick] [--json FILE]
+const HELP = `npm run bench:parallel -- [--case NAME,...] [--runs N] [--quick] [--json FILE]
 
 Moves a guest with 1 to 8 disks, and 1 to 4 guests at once, by vmferry and by a bare script that drives the same QEMUs, in turn.`;
 
@@ -17,8 +17,8 @@ interface Case {
 const DISK_MIB = 128;
 const MEMORY_KIB = 262_152;
 const CASES: Record<string, Case> = {};
-for (const disks of [1, 2, 4, 8]) CASES[`${disks} disk${disks > 1 ? 's' : ''}`] = { link: 'free', guests: 1, disks };
-for (const guests of [1, 2, 4]) CASES[`${guests} guest${guests > 1 ? 's' : ''}`] = { link: '1 Gbit/s', guests, disks: 1 };
+for (const disks of [1, 2, 4, 8]) CASES[`${disks}-disk${disks > 1 ? 's' : ''}`] = { link: 'free', guests: 1, disks };
+for (const guests of [1, 2, 4]) CASES[`${guests}-guest${guests > 1 ? 's' : ''}`] = { link: '1 Gbit/s', guests, disks: 1 };
 
 const COLUMNS: Column[] = [
   { title: 'all disks, ms', figure: 'disks', digits: 0 },
@@ -46,7 +46,7 @@ function figuresOf(moved: Moved[], { guests, disks }: Case): Record<string, numb
 }
 
 async function main(): Promise<void> {
-  const options = optionsOf('parallel', HELP, Object.keys(CASES), ['2 disks', '2 guests']);
+  const options = optionsOf('parallel', HELP, Object.keys(CASES), ['2-disks', '2-guests']);
   if (!options) return;
   const product = await ProductSide.open(options.folder);
   const script = new ScriptSide(options.folder);
