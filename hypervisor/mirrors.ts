@@ -16,6 +16,8 @@ export interface MirrorTarget {
   host: string;
   port: number;
   exportName: string;
+  /** The cap of the whole copy when it began; absent without one. */
+  capBytesPerSecond?: number;
 }
 
 /** A mirror as `query-block-jobs` and `query-jobs` show it. */
@@ -67,6 +69,8 @@ const DEADLINE = { timeoutMs: 60_000 };
  * algorithm on, waited 40 ms for every second request: 35 MiB/s of a 1 Gbit/s link, where 8 MiB gave 112 (docs/performance.md).
  */
 export const BUFFER_BYTES = 8 * 2 ** 20;
+/** Under a cap that 2 MiB can use up, they are enough. */
+const SLOW = { bytesPerSecond: 32 * 2 ** 20, bufferBytes: 2 * 2 ** 20 };
 
 /** `background` copies what the guest wrote some time later; with `write-blocking` each of its writes waits for the copy. */
 export type CopyMode = 'background' | 'write-blocking';
@@ -100,7 +104,7 @@ export async function ensureMirrors(qmp: QmpMonitor | QmpConnection, targets: Mi
       await qmp.execute(
         'blockdev-mirror',
         // A job that is stopped by an error of its target keeps its bitmap: what could not be written is dirty still, and nothing else is copied again.
-        { 'job-id': job, device: target.device, target: node, sync, 'copy-mode': copyMode, 'buf-size': BUFFER_BYTES, 'filter-node-name': filter, 'auto-dismiss': false, 'on-source-error': 'report', 'on-target-error': 'stop' },
+        { 'job-id': job, device: target.device, target: node, sync, 'copy-mode': copyMode, 'buf-size': (target.capBytesPerSecond ?? Infinity) > SLOW.bytesPerSecond ? BUFFER_BYTES : SLOW.bufferBytes, 'filter-node-name': filter, 'auto-dismiss': false, 'on-source-error': 'report', 'on-target-error': 'stop' },
         DEADLINE,
       );
     }),
