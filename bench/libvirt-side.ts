@@ -11,6 +11,9 @@ import { DISKS, MACHINE, makeDisk, MEMORY_KIB, QEMU, type Side } from './side';
 
 const NBD_PORT = 49300;
 const START_MS = 60_000;
+const ABORT_MS = 15_000;
+/** Of one command beside the move. */
+const COMMAND_MS = 60_000;
 const NOBODY = 65_534;
 const execute = promisify(execFile);
 
@@ -68,7 +71,7 @@ export class LibvirtSide implements Side {
   }
 
   private async virsh(host: HostSide, ...command: string[]): Promise<string> {
-    return (await execute('virsh', ['--quiet', '--connect', this.uri(host), ...command])).stdout;
+    return (await execute('virsh', ['--quiet', '--connect', this.uri(host), ...command], { timeout: COMMAND_MS })).stdout;
   }
 
   private async answers(host: HostSide, daemon: ChildProcess): Promise<void> {
@@ -103,6 +106,8 @@ export class LibvirtSide implements Side {
     const timer = setTimeout(() => {
       late = true;
       void this.virsh('a', 'domjobabort', name).catch(() => undefined);
+      // One abort was seen to wait for ever, with a mirror that had concluded.
+      setTimeout(() => child.kill('SIGKILL'), ABORT_MS).unref();
     }, deadlineMs);
     const code = await new Promise((resolve) => child.once('close', resolve));
     clearTimeout(timer);
