@@ -16,9 +16,10 @@ async function main(): Promise<void> {
       const { disks, memory, link, estimate } = await stage.client.check({ vm: GUEST, to, maxDowntimeMs: 2_000 });
       if (!estimate || !link || !memory) throw new Error(`the move to ${to} would be refused`);
       const migration = await stage.client.migrate({ vm: GUEST, to, sourceDisks: 'wipe', maxDowntimeMs: 2_000 });
-      const attached = stage.guest.attach(stage.serialSocket(to));
-      const { totalMs, downtimeMs, decisions } = await migration.result();
-      await attached;
+      const over = new AbortController();
+      void stage.guest.stayAttached(stage.serialSocket(to), over.signal);
+      const { totalMs, downtimeMs, decisions } = await migration.result().finally(() => over.abort());
+      await stage.guest.nextTick();
       const remedies = decisions.map(({ what }) => what).filter((what) => what !== 'nothing');
       const mib = (bytes: number) => (bytes / 2 ** 20).toFixed(0);
       rows.push(`| ${mib(estimate.copiesBytes.disks)}, ${mib(estimate.copiesBytes.memory)} | ${mib(link.bytesPerSecond)} (${link.from}) | ${mib(disks.reduce((sum, disk) => sum + (disk.dirtiedBytesPerSecond ?? 0), 0))}, ${mib(memory.dirtyBytesPerSecond ?? 0)} | ${estimate.converges}; ${estimate.remedies.join(', ') || 'none'}, ${remedies.join(', ') || 'none'} | ${estimate.totalMs ?? '–'}, ${totalMs} | ${estimate.downtimeMs ?? '–'}, ${downtimeMs ?? '–'} |`);

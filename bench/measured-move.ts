@@ -24,10 +24,10 @@ export async function measureMove(stage: Stage, recorder: Recorder, move: number
   recorder.clear();
   const began = hostNowMs();
   const migration = await stage.client.migrate({ vm: GUEST, to, sourceDisks: 'wipe', maxDowntimeMs: 2_000 });
-  const attached = stage.guest.attach(stage.serialSocket(to));
-  await migration.result();
+  const over = new AbortController();
+  void stage.guest.stayAttached(stage.serialSocket(to), over.signal);
+  await migration.result().finally(() => over.abort());
   const ended = hostNowMs();
-  await attached;
   await stage.guest.nextTick();
   const stopped = recorder.heard(from, 'STOP');
   const resumed = recorder.heard(to, 'RESUME');

@@ -62,10 +62,10 @@ export class ProductSide implements MoveSide {
   private async moveOne({ spec, guest }: { spec: GuestSpec; guest: TestGuest }): Promise<Moved> {
     const began = hostNowMs();
     const migration = await this.client.migrate({ vm: spec.name, to: 'host-b', sourceDisks: 'wipe' });
-    const attached = guest.attach(this.serial('host-b', spec));
-    const { memoryTries } = await migration.result();
+    const over = new AbortController();
+    void guest.stayAttached(this.serial('host-b', spec), over.signal);
+    const { memoryTries } = await migration.result().finally(() => over.abort());
     const ended = hostNowMs();
-    await attached;
     await guest.nextTick();
     const [source, destination] = [`host-a/run/${spec.name}`, `host-b/run/${spec.name}`];
     const { recorder } = this;
