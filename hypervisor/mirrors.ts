@@ -16,8 +16,6 @@ export interface MirrorTarget {
   host: string;
   port: number;
   exportName: string;
-  /** The cap of the whole copy when it began; absent without one. */
-  capBytesPerSecond?: number;
 }
 
 /** A mirror as `query-block-jobs` and `query-jobs` show it. */
@@ -64,15 +62,13 @@ const RECONNECT_SECONDS = 0;
 const DEADLINE = { timeoutMs: 60_000 };
 
 /**
- * What a mirror may have in flight, in requests of 1 MiB. All of it is drained when QEMU stops the guest, with QMP silent and the guest paused: with the
- * default of 16 MiB on a 10 MB/s link that took 1.1 s a disk (facts/qemu.md §4). But with 2 MiB a copy to an NBD server of QEMU 7.2, which leaves Nagle's
- * algorithm on, waited 40 ms for every second request: 35 MiB/s of a 1 Gbit/s link, where 8 MiB gave 112 (docs/performance.md).
+ * What a mirror may have in flight. All of it is drained when QEMU stops the guest, with QMP silent and the guest paused: with the default of
+ * 16 MiB on a 10 MB/s link that took 1.1 s a disk (facts/qemu.md §4). With 8 MiB a copy to an NBD server of QEMU 7.2 can be three times as fast (docs/performance.md), and
+ * a pause on a slow link broke its budget (R3).
  */
-export const BUFFER_BYTES = 8 * 2 ** 20;
+export const BUFFER_BYTES = 2 * 2 ** 20;
 /** While QEMU connects, its main loop is held, and the guest with it: 90 ms with an NBD server of 7.2. Between two disks the guest gets some air; a paused one needs none. */
 const BREATH_MS = 50;
-/** Under a cap that 2 MiB can use up, they are enough. */
-const SLOW = { bytesPerSecond: 32 * 2 ** 20, bufferBytes: 2 * 2 ** 20 };
 
 /** `background` copies what the guest wrote some time later; with `write-blocking` each of its writes waits for the copy. */
 export type CopyMode = 'background' | 'write-blocking';
@@ -110,7 +106,7 @@ export async function ensureMirrors(qmp: QmpMonitor | QmpConnection, targets: Mi
       await qmp.execute(
         'blockdev-mirror',
         // A job that is stopped by an error of its target keeps its bitmap: what could not be written is dirty still, and nothing else is copied again.
-        { 'job-id': job, device: target.device, target: node, sync, 'copy-mode': copyMode, 'buf-size': (target.capBytesPerSecond ?? Infinity) > SLOW.bytesPerSecond ? BUFFER_BYTES : SLOW.bufferBytes, 'filter-node-name': filter, 'auto-dismiss': false, 'on-source-error': 'report', 'on-target-error': 'stop' },
+        { 'job-id': job, device: target.device, target: node, sync, 'copy-mode': copyMode, 'buf-size': BUFFER_BYTES, 'filter-node-name': filter, 'auto-dismiss': false, 'on-source-error': 'report', 'on-target-error': 'stop' },
         DEADLINE,
       );
     }),

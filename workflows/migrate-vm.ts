@@ -148,7 +148,7 @@ class Round {
     undos.push(async () => {
       if (!this.fences.has(ref.to)) await destination.undo.stopExports(ref);
     });
-    const targets = mirrorTargets(plan, await destination.step.exportDisks({ ...ref, plan }), this.loop.bandwidthBytesPerSecond);
+    const targets = mirrorTargets(plan, await destination.step.exportDisks({ ...ref, plan }));
 
     undos.push(async () => {
       // In this order (R5): a copy that was handed over is the source's again only when its destination is destroyed.
@@ -186,7 +186,7 @@ class Round {
       if (mirrors !== 'ready') {
         this.enter('mirror');
         // A storage daemon that has ended is started again; its exports have other names then.
-        if (mirrors === 'lost' && patched('export-anew')) targets = mirrorTargets(plan, await this.destination.step.exportDisks({ ...ref, plan }), loop.bandwidthBytesPerSecond);
+        if (mirrors === 'lost' && patched('export-anew')) targets = mirrorTargets(plan, await this.destination.step.exportDisks({ ...ref, plan }));
         try {
           await this.source.step.startMirrors({ ...ref, targets, copyMode: request.copyMode, anew: mirrors === 'lost' });
         } catch (error) {
@@ -352,6 +352,6 @@ export async function greeted(ref: MigrationRef, plan: GuestPlan | undefined, { 
 /** Nobody was asked. */
 export const NO_FINDINGS: Findings & { lease?: { host: string; port: number } } = { blockers: [], warnings: [] };
 
-export function mirrorTargets(plan: GuestPlan, exports: Exports, capBytesPerSecond?: number): MirrorTarget[] {
-  return plan.disks.map(({ id, device, sizeBytes }) => ({ id, device, sizeBytes, host: exports.host, port: exports.port, exportName: exports.names[id]!, ...(capBytesPerSecond !== undefined && { capBytesPerSecond }) }));
+export function mirrorTargets(plan: GuestPlan, exports: Exports): MirrorTarget[] {
+  return plan.disks.map(({ id, device, sizeBytes }) => ({ id, device, sizeBytes, host: exports.host, port: exports.port, exportName: exports.names[id]! }));
 }
