@@ -30,6 +30,7 @@ export type FleetActivities = ReturnType<typeof fleetActivities>;
 /** Run by the control worker: what hosts say of themselves, and what is asked of their entities. */
 export function fleetActivities(client: Client) {
   const entity = (host: string) => client.workflow.getHandle(hostWorkflowId(host));
+  const allHosts = sharedAsks(() => knownHosts(client));
   let recent: { untilMs: number; hosts: Promise<HostState[]> } | undefined;
   return {
     /** The host that has this guest. Refuses, with what is known, if there is none, or if `to` is that host or unknown. */
@@ -64,7 +65,7 @@ export function fleetActivities(client: Client) {
      * much for a payload: 10,000 guests are some MB. `settled` are guests that are not to be placed any more, `moving` and `moved` those of this evacuation.
      */
     async planMoves({ host, settled, moving, moved, stopped, options }: { host: string; settled: string[]; moving: Destined[]; moved: Destined[]; stopped: 'move' | 'leave'; options: PlacementOptions }): Promise<MovePlan> {
-      const fleet = (await knownHosts(client)).map((one) => placementHost(one, Date.now()));
+      const fleet = (await allHosts()).map((one) => placementHost(one, Date.now()));
       const home = fleet.find(({ name }) => name === host);
       const hosts = fleet.map(({ name }) => name).slice(0, MOST_NAMES);
       if (!home) return { hosts, moves: [], stays: [] };
@@ -83,13 +84,13 @@ export function fleetActivities(client: Client) {
     /** Which host has each of these guests, by what hosts say now; a guest that is nowhere is left out. */
     async locations({ guests }: { guests: string[] }): Promise<Record<string, string>> {
       const wanted = new Set(guests);
-      const hosts = await knownHosts(client);
+      const hosts = await allHosts();
       return Object.fromEntries(hosts.flatMap(({ name: host, guests }) => guests.filter(({ name, state }) => wanted.has(name) && !isElsewhere(state)).map(({ name }) => [name, host])));
     },
 
     /** What each host has, without its guests. */
     async capacities(): Promise<HostCapacity[]> {
-      return (await knownHosts(client)).map((host) => capacityOf(placementHost(host, Date.now())));
+      return (await allHosts()).map((host) => capacityOf(placementHost(host, Date.now())));
     },
 
     /**
@@ -157,7 +158,7 @@ export function fleetActivities(client: Client) {
   async function recentHosts(): Promise<{ hosts: HostState[]; now: boolean }> {
     if (recent && Date.now() < recent.untilMs) return { hosts: await recent.hosts, now: false };
     const beganMs = Date.now();
-    const asked = (recent = { untilMs: beganMs + MOST_ASKED_MS, hosts: knownHosts(client) });
+    const asked = (recent = { untilMs: beganMs + MOST_ASKED_MS, hosts: allHosts() });
     try {
       return { hosts: await asked.hosts, now: true };
     } catch (error) {
@@ -209,6 +210,28 @@ export function fleetActivities(client: Client) {
       throw ApplicationFailure.create({ type, message: cause.message, nonRetryable: !(Object.hasOwn(ERRORS, type) && ERRORS[type as keyof typeof ERRORS].retried) });
     }
   }
+}
+
+/**
+ * Asks once for all who come while the ask before is under way. What each gets was said after it came, as if it had asked by itself: hosts that are emptied together plan
+ * together, and each plan needs what all hosts say.
+ */
+export function sharedAsks<T>(ask: () => Promise<T>): () => Promise<T> {
+  let asking: Promise<T> | undefined;
+  let next: Promise<T> | undefined;
+  const begin = (): Promise<T> => {
+    const asked = ask().finally(() => {
+      if (asking === asked) asking = undefined;
+    });
+    return (asking = asked);
+  };
+  return () => {
+    if (!asking) return begin();
+    return (next ??= asking.then(() => undefined, () => undefined).then(() => {
+      next = undefined;
+      return begin();
+    }));
+  };
 }
 
 async function isRunning(client: Client, workflowId: string): Promise<boolean> {

@@ -4,7 +4,7 @@ import { closeSync, existsSync, mkdirSync, mkdtempSync, openSync, rmSync, writeF
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
-import { MigrationClient } from '../client/migration-client';
+import { type Migration, MigrationClient } from '../client/migration-client';
 import { freePort, startTemporalServer, type TemporalServer } from '../workers/temporal-server';
 import { formatSpread } from './statistics';
 import { requests, usage } from './usage';
@@ -99,6 +99,7 @@ async function during(processes: Processes, work: () => Promise<unknown>): Promi
 /** Prints what agents use for idle guests, for guests whose disks are copied, and for whole moves. */
 export async function measureAgents(guests: number, say: (text: string) => void): Promise<void> {
   const processes = new Processes();
+  const under: Migration[] = [];
   try {
     await processes.start();
     await delay(SETTLES_MS);
@@ -125,14 +126,16 @@ export async function measureAgents(guests: number, say: (text: string) => void)
 
     const movers = Array.from({ length: MOVING }, (_, index) => `copied-${index}`);
     for (const name of movers) await processes.boot(name, DISK_BYTES);
-    const under = await Promise.all(movers.map(async (name) => await begin(name, 'b', COPY_BYTES_PER_SECOND)));
+    for (const name of movers) under.push(await begin(name, 'b', COPY_BYTES_PER_SECOND));
     for (const one of under) while ((await one.status())?.phase !== 'converge') await delay(200);
     await delay(SETTLES_MS);
     say(`${MOVING} guests whose disks are copied`);
     const moving = await during(processes, () => delay(MOVING_MS));
-    await Promise.all(under.map(async (one) => await one.result()));
+    await Promise.all(under.splice(0).map(async (one) => await one.result()));
     print({ guests, none, idle, moving, moved, idleRequests, said });
   } finally {
+    // A guest that moves cannot be stopped.
+    await Promise.all(under.map(async (one) => await one.cancel().then(() => one.result()).catch(() => undefined)));
     await processes.close();
   }
 }

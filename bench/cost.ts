@@ -82,6 +82,7 @@ function print(rows: Cost[]): void {
   line('total, ms', rows.map(({ total }) => total));
   line('**ours in total**, ms', rows.map(({ ours }) => ours));
   line('**ours inside the window**, ms', rows.map(({ oursInWindow }) => oursInWindow));
+  for (const part of Object.keys(rows[0]!.parts)) line(`– ${part}, ms`, rows.map(({ parts }) => parts[part]!));
   const doers: [Doer, string][] = [['activity', 'agents at work'], ['to the agent', "Temporal's hand-over to an agent"], ['to the workflow', "Temporal's hand-over to the workflow"], ['workflow', 'the workflow at work'], ['nobody', 'before the first task, after the last, and timers']];
   const sum = ({ steps }: Cost, doer: Doer) => [...steps.values()].reduce((total, row) => total + row[doer], 0);
   for (const [doer, name] of doers) line(`– ${name}, ms`, rows.map((row) => sum(row, doer)));

@@ -33,12 +33,14 @@ export async function measureMove(stage: Stage, recorder: Recorder, move: number
   const resumed = recorder.heard(to, 'RESUME');
   const preSwitchover = recorder.heard(from, 'MIGRATION', ({ status }) => status === 'pre-switchover');
   const cancelled = recorder.sent(from, 'block-job-cancel');
+  // Until the last look at the mirrors they had something left.
+  const drained = Math.max(preSwitchover, recorder.lastSent(from, 'query-block-jobs', cancelled) ?? 0);
   const concluded = recorder.heard(from, 'JOB_STATUS_CHANGE', ({ status }) => status === 'concluded');
   const continued = recorder.sent(from, 'migrate-continue');
   const completed = recorder.heard(to, 'MIGRATION', ({ status }) => status === 'completed');
   const cont = recorder.sent(to, 'cont');
   // While QEMU works towards an event that we wait for, it is QEMU's time.
-  const waits = [{ from: stopped, to: preSwitchover }, { from: cancelled, to: concluded }, { from: continued, to: completed }, { from: cont, to: resumed }];
+  const waits = [{ from: stopped, to: drained }, { from: cancelled, to: concluded }, { from: continued, to: completed }, { from: cont, to: resumed }];
   const copying = [{ from: recorder.sent(from, 'blockdev-mirror'), to: recorder.heard(from, 'BLOCK_JOB_READY') }, { from: recorder.sent(from, 'migrate'), to: stopped }];
   const qemu = [...recorder.spans.filter(({ what }) => what !== 'query-migrate'), ...waits, ...copying];
   return {
@@ -47,7 +49,8 @@ export async function measureMove(stage: Stage, recorder: Recorder, move: number
     window: resumed - stopped,
     parts: {
       'STOP → pre-switchover': preSwitchover - stopped,
-      '→ mirrors asked to end': cancelled - preSwitchover,
+      '→ mirrors have nothing left': drained - preSwitchover,
+      '→ mirrors asked to end': cancelled - drained,
       '→ mirrors ended': concluded - cancelled,
       '→ migrate-continue': continued - concluded,
       '→ completed at the destination': completed - continued,

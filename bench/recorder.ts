@@ -66,6 +66,11 @@ export class Recorder {
     return span.from;
   }
 
+  /** When a command was last sent to such a monitor before this moment; undefined: never. */
+  lastSent(host: string, command: string, before: number): number | undefined {
+    return this.spans.findLast(({ what, monitor, from }) => what === command && monitor.includes(`/${host}/`) && from < before)?.from;
+  }
+
   /** When the last such event came from a monitor whose path contains `host`. */
   heard(host: string, event: string, matches: (data: Record<string, unknown>) => boolean = () => true): number {
     const found = this.events.findLast((one) => one.event === event && one.monitor.includes(`/${host}/`) && matches(one.data));

@@ -1,5 +1,5 @@
 import { type Client, WorkflowNotFoundError } from '@temporalio/client';
-import { fleetActivities } from '../../activities/fleet';
+import { fleetActivities, sharedAsks } from '../../activities/fleet';
 import type { HostState } from '../../workflows/messages';
 
 const HOSTS = 20;
@@ -46,4 +46,31 @@ test('a guest that is nowhere is looked for everywhere, twice, and what is known
   const { asked, locateGuest } = fleet();
   await expect(locateGuest({ guest: 'nobody', to: 'h2' })).rejects.toThrow('no host has a guest "nobody"');
   expect(asked.queries).toBe(3 * HOSTS);
+});
+
+test('those who come while all are asked get what was said after they came, by one ask for all of them', async () => {
+  const ends: (() => void)[] = [];
+  const ask = sharedAsks(async () => {
+    const number = ends.length;
+    await new Promise<void>((resolve) => ends.push(resolve));
+    if (number === 2) throw new Error('the third fails');
+    return number;
+  });
+  const end = async (number: number) => {
+    await new Promise(setImmediate);
+    ends[number]!();
+  };
+  const first = ask();
+  const [second, third] = [ask(), ask()];
+  await end(0);
+  expect(await first).toBe(0);
+  await end(1);
+  expect([await second, await third]).toEqual([1, 1]);
+  const failing = ask();
+  const after = ask();
+  const failed = expect(failing).rejects.toThrow('the third fails');
+  await end(2);
+  await failed;
+  await end(3);
+  expect(await after).toBe(3);
 });
