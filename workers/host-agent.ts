@@ -104,7 +104,8 @@ export async function startHostAgent(config: HostConfig, logger: Logger, { progr
     maxHeartbeatThrottleInterval: '500 milliseconds',
     defaultHeartbeatThrottleInterval: '500 milliseconds',
     maxConcurrentActivityTaskExecutions: 200,
-    maxConcurrentActivityTaskPolls: POLLS,
+    // The SDK (1.24) takes no notice of maxConcurrentActivityTaskPolls.
+    activityTaskPollerBehavior: { type: 'simple-maximum', maximum: POLLS },
   });
   const done = worker.run();
   done.catch(() => undefined);

@@ -34,13 +34,13 @@ function say(line: string): void {
   writeSync(2, `${line}\n`);
 }
 
-/** CPU seconds and resident bytes of processes, with the children that PostgreSQL has for its clients. */
-function usage(pids: number[]): { cpuSeconds: number; rssBytes: number } {
+/** CPU seconds and resident bytes of processes; those of a server with the children that PostgreSQL has for its clients. */
+function usage(pids: number[], name?: string): { cpuSeconds: number; rssBytes: number } {
   const wanted = new Set(pids);
-  const all = readdirSync('/proc').filter((name) => /^\d+$/.test(name)).flatMap((name) => {
+  const all = readdirSync('/proc').filter((name) => /^\d+$/.test(name)).flatMap((pid) => {
     try {
-      const fields = readFileSync(`/proc/${name}/stat`, 'utf8').replace(/^.*\) /, '').split(' ');
-      return wanted.has(Number(name)) || (SHARDS > 0 && wanted.has(Number(fields[1]))) ? [fields] : [];
+      const fields = readFileSync(`/proc/${pid}/stat`, 'utf8').replace(/^.*\) /, '').split(' ');
+      return wanted.has(Number(pid)) || (name === 'server' && wanted.has(Number(fields[1]))) ? [fields] : [];
     } catch {
       return []; // it has ended meanwhile
     }
@@ -111,11 +111,11 @@ test.each(sizes)('%d guests', async (guests) => {
     if (faulty) fleet.world.host(full).full = true;
 
     const pids = { server: cluster?.pids ?? [fleet.serverPid!], control: controls.map(({ pid }) => pid!), agents: [process.pid] };
-    const used = (since: Record<string, ReturnType<typeof usage>>) => Object.fromEntries(Object.entries(pids).map(([name, pid]) => [name, { cpu: usage(pid).cpuSeconds - since[name]!.cpuSeconds, rss: usage(pid).rssBytes }])) as Pick<Figures, keyof typeof pids>;
-    const idleSince = Object.fromEntries(Object.entries(pids).map(([name, pid]) => [name, usage(pid)]));
+    const used = (since: Record<string, ReturnType<typeof usage>>) => Object.fromEntries(Object.entries(pids).map(([name, pid]) => [name, { cpu: usage(pid, name).cpuSeconds - since[name]!.cpuSeconds, rss: usage(pid, name).rssBytes }])) as Pick<Figures, keyof typeof pids>;
+    const idleSince = Object.fromEntries(Object.entries(pids).map(([name, pid]) => [name, usage(pid, name)]));
     await delay(IDLE_MS);
     const idle = used(idleSince);
-    const before = Object.fromEntries(Object.entries(pids).map(([name, pid]) => [name, usage(pid)]));
+    const before = Object.fromEntries(Object.entries(pids).map(([name, pid]) => [name, usage(pid, name)]));
     const began = performance.now();
     const handle = await fleet.client.temporal.workflow.start('evacuateFleet', {
       workflowId: `evacuation/rack-${guests}`,
