@@ -8,6 +8,7 @@ module.exports = {
   transform: {
     '^.+\\.ts$': ['@swc/jest', { jsc: { parser: { syntax: 'typescript' }, target: 'es2022' }, module: { type: 'commonjs' }, sourceMaps: 'inline' }],
   },
+  setupFiles: ['<rootDir>/test/property-seed.js'],
   testTimeout: 120_000,
   reporters: ['default', '<rootDir>/test/closing-line-reporter.js'],
 };
