@@ -91,7 +91,8 @@ export async function ensureMirrors(qmp: QmpMonitor | QmpConnection, targets: Mi
   const nodes = new Set(all.map((node) => node['node-name']));
   await addCredentials(qmp, channel);
   let connecting: Promise<unknown> = Promise.resolve();
-  await Promise.all(
+  // All of them: who removes what a failure leaves must not meet one that is still being connected.
+  const ended = await Promise.allSettled(
     targets.map(async (target, index) => {
       const { job, node, filter } = mirrorNames(attempt, index);
       if (jobs.has(job)) return;
@@ -111,6 +112,7 @@ export async function ensureMirrors(qmp: QmpMonitor | QmpConnection, targets: Mi
       );
     }),
   );
+  for (const one of ended) if (one.status === 'rejected') throw one.reason;
 }
 
 /** What QEMU says when it, or the storage daemon, does not take the other's certificate or key: to try again is in vain. */
